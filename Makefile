@@ -1,0 +1,51 @@
+# Two commands do everything on a fresh machine with Python 3.11 or newer: `make demo` and `make test`.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+UV     := $(BIN)/uv
+ARGS   ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help demo up test check bench learn schemas lock clean
+
+help:  ## list the commands
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(VENV)/run.stamp  ## the whole chain, end to end, on example tickets (ARGS="--tickets 40 --json")
+	@$(BIN)/headgate demo $(ARGS)
+
+up: $(VENV)/run.stamp  ## the whole chain, staying up for your own tickets
+	@$(BIN)/headgate up $(ARGS)
+
+test: $(VENV)/dev.stamp check  ## style, types, then unit, contract and integration tests (real Kafka)
+	@$(BIN)/pytest $(ARGS)
+
+check: $(VENV)/dev.stamp
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
+
+bench: $(VENV)/run.stamp  ## run benchmarks/NAME.py; its last line is JSON (NAME=quality)
+	@$(BIN)/python benchmarks/$(NAME).py $(ARGS)
+
+schemas: $(VENV)/dev.stamp  ## write the JSON Schemas and the AsyncAPI document anew
+	@$(BIN)/headgate schemas
+
+learn: .venv-learn/learn.stamp  ## train adapter, router and checker of the example company anew (about an hour on two cores)
+	@.venv-learn/bin/headgate learn all $(ARGS)
+
+lock:  ## resolve the dependencies anew into requirements/*.txt
+	@$(UV) pip compile -q --generate-hashes --no-emit-index-url --no-header --no-annotate --universal --python-version 3.11 requirements/uv.in -o requirements/uv.txt
+	@for set in run:excludes dev:excludes learn:excludes-learn; do \
+	  name=$${set%%:*}; case $$name in run) extras="cpu demo";; dev) extras="cpu demo dev";; learn) extras="cpu demo dev learn";; esac; \
+	  $(UV) pip compile -q --generate-hashes --no-emit-index-url --no-header --no-annotate --universal --python-version 3.11 --no-build \
+	    --excludes requirements/$${set##*:}.txt $$(printf -- '--extra %s ' $$extras) $(UPGRADE) pyproject.toml -o requirements/$$name.txt || exit 1; done
+
+clean:  ## remove the environments and what runs left behind
+	rm -rf .venv .venv-learn .headgate
+
+# pip installs uv (hash-checked), uv installs the rest (hash-checked, wheels only), the project itself is linked in.
+%/run.stamp %/dev.stamp %/learn.stamp: requirements/uv.txt requirements/run.txt requirements/dev.txt requirements/learn.txt pyproject.toml
+	@test -x $*/bin/python || { $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Headgate needs Python 3.11 or newer: make PYTHON=python3.12 ...")' && $(PYTHON) -m venv $*; }
+	@$*/bin/pip install -q --disable-pip-version-check --require-hashes --only-binary :all: -r requirements/uv.txt
+	@VIRTUAL_ENV=$(CURDIR)/$* $*/bin/uv pip install -q --require-hashes --no-build --no-deps -r requirements/$(basename $(notdir $@)).txt
+	@VIRTUAL_ENV=$(CURDIR)/$* $*/bin/uv pip install -q --no-deps --no-build-isolation -e .
+	@touch $@
