@@ -1,0 +1,40 @@
+"""The canonical event: one fact per ticket and stage, written in the stage's own transaction."""
+
+from datetime import datetime
+from typing import Literal
+
+from msgspec import Struct
+
+from schemas.tickets import TicketId
+
+StageName = Literal["router", "tier1", "tier2", "checker"]
+Outcome = Literal["routed", "drafted", "answered", "escalated", "handed_off", "dead_lettered"]
+
+
+class Event(Struct, frozen=True, kw_only=True):
+    """What one stage did with one ticket. Holds no ticket text and no answer text."""
+
+    event_id: str
+    """Derived from the input record's topic, partition and offset: the same record gives the same id."""
+    at: datetime
+    stage: StageName
+    outcome: Outcome
+    ticket_id: TicketId
+    tenant: str = ""
+    category: str = ""
+    tier: str = ""
+    reasons: tuple[str, ...] = ()
+    p_ok: float | None = None
+    score: float | None = None
+    propensity: float | None = None
+    policy_version: str = ""
+    model: str = ""
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    calls: int = 0
+    cost_usd: float = 0.0
+    """This stage's own cost of this ticket."""
+    duration_s: float = 0.0
+    """This stage's own work on this ticket."""
+    age_s: float = 0.0
+    """From the ticket's record on the tickets topic to this event."""

@@ -1,0 +1,32 @@
+"""What is learned about answers after the fact: labels from audits, feedback from helpdesks."""
+
+from datetime import datetime
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct
+
+from schemas.tickets import TicketId
+
+
+class Label(Struct, frozen=True, kw_only=True):
+    """Whether a tier-1 draft was acceptable, by whom, and how likely it was to be labelled at all."""
+
+    ticket_id: TicketId
+    category: str
+    acceptable: bool
+    source: Literal["rubric", "judge", "person", "escalation", "feedback"]
+    propensity: Annotated[float, Meta(gt=0.0, le=1.0)]
+    at: datetime
+    p_ok: float | None = None
+    score: float | None = None
+    policy_version: str = ""
+
+
+class Feedback(Struct, frozen=True, kw_only=True):
+    """What the helpdesk saw happen after an answer."""
+
+    ticket_id: TicketId
+    at: datetime
+    reopened: bool = False
+    edited_text: str | None = None
+    rating: Annotated[int, Meta(ge=1, le=5)] | None = None

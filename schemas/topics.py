@@ -1,0 +1,67 @@
+"""Every topic as one table: what it carries, how it is keyed, kept and split."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from msgspec import Struct
+
+from schemas.answers import Answer, Handoff
+from schemas.drafts import Draft
+from schemas.events import Event
+from schemas.labels import Feedback, Label
+from schemas.policy import Policy
+from schemas.tickets import Routed, Ticket
+
+DAY_MS = 24 * 3600 * 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Topic:
+    """One topic. `value` is None where the bytes travel as they came."""
+
+    name: str
+    value: type[Struct] | None
+    key: str
+    written_by: str
+    read_by: str
+    retention_ms: int = 7 * DAY_MS
+    cleanup: Literal["delete", "compact"] = "delete"
+    backfill: bool = False
+    """Whether the topic has a `.backfill` twin, the slow lane."""
+    partitions: int | None = None
+    """None means the configured number."""
+
+
+TICKETS = Topic("tickets", Ticket, "ticket_id", "helpdesks", "router", backfill=True)
+TIER1 = Topic("tier1", Routed, "ticket_id", "router", "tier1", backfill=True)
+TIER2 = Topic("tier2", Routed, "ticket_id", "router, checker (escalations)", "tier2", backfill=True)
+DRAFTS = Topic("drafts", Draft, "ticket_id", "tier1, tier2", "checker", backfill=True)
+ANSWERS = Topic("answers", Answer, "ticket_id", "checker", "helpdesks", retention_ms=30 * DAY_MS)
+HANDOFFS = Topic("handoffs", Handoff, "ticket_id", "checker, tier2", "people", retention_ms=30 * DAY_MS)
+EVENTS = Topic("events", Event, "ticket_id", "every stage", "scoreboard, learning", retention_ms=90 * DAY_MS)
+FEEDBACK = Topic("feedback", Feedback, "ticket_id", "helpdesks", "learning", retention_ms=90 * DAY_MS)
+LABELS = Topic("labels", Label, "ticket_id", "audits", "learning", retention_ms=365 * DAY_MS)
+POLICY = Topic(
+    "policy", Policy, "scope", "learning, headgate policy", "router, checker, tier2", cleanup="compact", partitions=1
+)
+DEAD_LETTERS = Topic("dead-letters", None, "as it came", "every stage", "operators", retention_ms=30 * DAY_MS)
+
+TOPICS: tuple[Topic, ...] = (
+    TICKETS,
+    TIER1,
+    TIER2,
+    DRAFTS,
+    ANSWERS,
+    HANDOFFS,
+    EVENTS,
+    FEEDBACK,
+    LABELS,
+    POLICY,
+    DEAD_LETTERS,
+)
+
+
+def all_names(prefix: str = "") -> dict[str, Topic]:
+    """Every topic to create, by its full name; the slow lane's twins included."""
+    names = {prefix + t.name: t for t in TOPICS}
+    return names | {f"{prefix}{t.name}.backfill": t for t in TOPICS if t.backfill}

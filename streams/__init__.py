@@ -1,0 +1,1 @@
+"""The movement: records in and out of Kafka. Nothing here knows a model."""

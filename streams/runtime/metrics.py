@@ -1,0 +1,62 @@
+"""Prometheus metrics of a stage, and its health pages, on one small HTTP server in a thread of its own.
+
+In a thread, so that /healthz still answers, and says so, when the event loop hangs.
+"""
+
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+
+from prometheus_client import Counter, Gauge, Histogram, make_wsgi_app
+
+RECORDS = Counter("headgate_records_total", "Records finished, by outcome.", ["stage", "outcome"])
+COST_USD = Counter("headgate_cost_usd_total", "Dollars spent on finished records.", ["stage"])
+IN_FLIGHT = Gauge("headgate_records_in_flight", "Records being worked on.", ["stage"])
+RECONNECTS = Counter("headgate_kafka_sessions_ended_total", "Kafka sessions that ended by an error.", ["stage"])
+AGE_SECONDS = Histogram(
+    "headgate_ticket_age_seconds",
+    "From the ticket's arrival on the tickets topic to the end of this stage's work on it.",
+    ["stage"],
+    buckets=(0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 900),
+)
+TRANSACTION_SECONDS = Histogram(
+    "headgate_transaction_seconds",
+    "Sending a batch's outputs and committing its offsets.",
+    ["stage"],
+    buckets=(0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 5),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """What the pages ask: both are called from the server's thread and must not block."""
+
+    alive: Callable[[], bool]
+    ready: Callable[[], bool]
+
+
+class _QuietHandler(WSGIRequestHandler):
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class's name
+        """Probes every few seconds are not worth a line each."""
+
+
+def serve(port: int, health: Health) -> WSGIServer:
+    """Serve /metrics, /healthz and /readyz (200 or 503) on all interfaces; returns the running server.
+
+    Raises: OSError if the port is taken.
+    """
+    metrics_app = make_wsgi_app()
+
+    def app(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        probe = {"/healthz": health.alive, "/readyz": health.ready}.get(environ["PATH_INFO"])
+        if probe is None:
+            return metrics_app(environ, start_response)
+        good = probe()
+        start_response("200 OK" if good else "503 Service Unavailable", [("Content-Type", "text/plain")])
+        return [b"ok\n" if good else b"not yet\n"]
+
+    server = make_server("", port, app, handler_class=_QuietHandler)
+    threading.Thread(target=server.serve_forever, name="health", daemon=True).start()
+    return server

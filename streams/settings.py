@@ -1,0 +1,186 @@
+"""Settings: one frozen value per process, read once at start from headgate.toml, then from HEADGATE_* variables.
+
+HEADGATE_CONFIG names the file (default: headgate.toml in the current folder, if
+it is there). A nested key is written with two underscores:
+HEADGATE_KAFKA__BOOTSTRAP_SERVERS. Unknown keys fail. Paths in the file are
+relative to the file's folder.
+"""
+
+import os
+import tomllib
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+from pydantic_settings import SettingsError as PydanticSettingsError
+
+PREFIX = "HEADGATE_"
+CONFIG = PREFIX + "CONFIG"
+
+
+class SettingsError(Exception):
+    """A wrong setting, named. The process stops at start."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+
+class KafkaSettings(_Section):
+    """The broker and the topics."""
+
+    bootstrap_servers: str = "127.0.0.1:9092"
+    topic_prefix: str = ""
+    partitions: int = Field(8, ge=1)
+    """Partitions of a newly created topic: the most processes a stage can have at work."""
+    replication_factor: int = Field(1, ge=1)
+    group_instance_id: str | None = None
+    """A name of this process that stays the same over a restart: with it a restart moves no partition."""
+    drain_s: float = Field(20.0, gt=0)
+    """How long work in flight may take to finish when partitions move or the process is told to stop."""
+    transaction_timeout_s: float = Field(10.0, gt=0)
+    """How long a dead process's open transaction holds back readers."""
+
+
+class RouterSettings(_Section):
+    """The classifier and its policy."""
+
+    model: Path = Path("router/model.onnx")
+    policy: Path = Path("policy.json")
+    device: Literal["cpu", "cuda"] = "cpu"
+    threads: int = Field(1, ge=1)
+    batch_size: int = Field(32, ge=1)
+    usd_per_hour: float = Field(0.04, ge=0)
+    """Price of this stage's compute: a cloud CPU core by default (a guess, to be set)."""
+
+
+class Tier1Settings(_Section):
+    """The cheap tier: any OpenAI-compatible server."""
+
+    base_url: str = "http://127.0.0.1:8081/v1"
+    model: str = "smollm2-135m-fernway"
+    company: str = "Fernway"
+    """The name in the system prompt: the one the adapter was trained with."""
+    api_key: SecretStr | None = None
+    max_tokens: int = Field(120, ge=1)
+    in_flight: int = Field(16, ge=1)
+    """Tickets of one partition that are generated at a time."""
+    timeout_s: float = Field(90.0, gt=0)
+    usd_per_hour: float = Field(0.08, ge=0)
+    """Price of the engine while it is busy: two cloud CPU cores by default (a guess, to be set)."""
+
+
+class Tier2Settings(_Section):
+    """The frontier API."""
+
+    provider: Literal["anthropic", "openai"] = "anthropic"
+    base_url: str = "https://api.anthropic.com"
+    model: str = "claude-sonnet-5-5"
+    company: str = "Fernway"
+    knowledge: Path = Path("knowledge.toml")
+    """The company's passages, given to the frontier model with every ticket."""
+    api_key: SecretStr | None = None
+    max_tokens: int = Field(500, ge=1)
+    in_flight: int = Field(16, ge=1)
+    """Tickets of one partition that are asked at a time."""
+    timeout_s: float = Field(60.0, gt=0)
+    deadline_s: float = Field(120.0, gt=0)
+    """From the first call for a ticket, waits and retries included."""
+    spend_limit_usd: float | None = Field(None, ge=0)
+    spend_file: Path | None = None
+    """Where this process keeps its ledger, so that a restart remembers what was spent."""
+
+
+class CheckerSettings(_Section):
+    """The gates and the scorer."""
+
+    scorer: Path = Path("checker/scorer.json")
+    knowledge: Path = Path("knowledge.toml")
+    batch_size: int = Field(32, ge=1)
+    usd_per_hour: float = Field(0.04, ge=0)
+
+
+class Settings(BaseSettings):
+    """Everything a process is told from outside."""
+
+    model_config = SettingsConfigDict(
+        frozen=True, extra="forbid", hide_input_in_errors=True, env_prefix=PREFIX, env_nested_delimiter="__"
+    )
+
+    kafka: KafkaSettings = KafkaSettings()
+    router: RouterSettings = RouterSettings()
+    tier1: Tier1Settings = Tier1Settings()
+    tier2: Tier2Settings = Tier2Settings()
+    checker: CheckerSettings = CheckerSettings()
+    health_port: int = Field(0, ge=0, le=65535)
+    """Port of /healthz, /readyz and /metrics; 0 takes a free one."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The environment wins over the file."""
+        return env_settings, TomlConfigSettingsSource(settings_cls, config_file())
+
+
+def config_file() -> Path:
+    """The configuration file in force; it need not exist unless HEADGATE_CONFIG names it.
+
+    Raises: SettingsError if HEADGATE_CONFIG names a file that is not there.
+    """
+    named = os.environ.get(CONFIG)
+    if named and not Path(named).is_file():
+        raise SettingsError(f"{CONFIG}: there is no file {named}")
+    return Path(named or "headgate.toml")
+
+
+def load() -> Settings:
+    """Read the settings.
+
+    Raises: SettingsError naming the file, the setting and what is wrong with it; values are not shown.
+    """
+    path = config_file()
+    if unknown := _unknown_variables():
+        raise SettingsError(f"unknown settings in the environment: {', '.join(unknown)}")
+    try:
+        settings = Settings()
+    except ValidationError as exc:
+        problems = (f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in exc.errors())
+        raise SettingsError("wrong settings: " + "; ".join(problems)) from exc
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
+        raise SettingsError(f"{path}: {exc}") from exc
+    except PydanticSettingsError as exc:
+        raise SettingsError(f"wrong settings: {exc}") from exc
+    return _anchored(settings, path.parent.resolve())
+
+
+def _unknown_variables() -> list[str]:
+    """HEADGATE_* variables that name no setting; pydantic-settings would pass over a misspelt one in silence."""
+    known = {CONFIG}
+    for name, field in Settings.model_fields.items():
+        section = field.annotation
+        inner = section.model_fields if isinstance(section, type) and issubclass(section, BaseModel) else ()
+        known |= {f"{PREFIX}{name}__{key}".upper() for key in inner} if inner else {(PREFIX + name).upper()}
+    return sorted(name for name in os.environ if name.startswith(PREFIX) and name.upper() not in known)
+
+
+def _anchored(settings: Settings, folder: Path) -> Settings:
+    """The same settings with every path made absolute, relative ones from the configuration file's folder."""
+    sections = {
+        name: section.model_copy(update={k: folder / v for k, v in section if isinstance(v, Path)})
+        for name, section in settings
+        if isinstance(section, _Section)
+    }
+    return settings.model_copy(update=sections)

@@ -1,0 +1,1 @@
+"""The work: models and decisions. Nothing here knows Kafka."""

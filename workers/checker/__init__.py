@@ -1,0 +1,1 @@
+"""Reads every draft before anyone sees it: gates, scorer, verdict."""

@@ -1,0 +1,70 @@
+"""The checker at work: drafts in, verdicts out."""
+
+import time
+from collections.abc import Sequence
+
+import numpy as np
+
+from schemas.answers import GateReason, Verdict
+from schemas.drafts import Draft
+from schemas.policy import Policy
+from workers.checker.features import EmbeddedKnowledge, features
+from workers.checker.gates import failed_gates
+from workers.checker.scorer import Scorer
+from workers.knowledge import Passage
+from workers.router.classifier import Classifier, ticket_text
+
+
+class Checker:
+    """Gates for every draft; for tier-1 drafts also the score against the category's threshold."""
+
+    def __init__(
+        self,
+        classifier: Classifier,
+        scorer: Scorer,
+        passages: Sequence[Passage],
+        policy: Policy,
+        usd_per_hour: float,
+    ) -> None:
+        self.classifier = classifier
+        self.scorer = scorer
+        self.policy = policy
+        self.usd_per_hour = usd_per_hour
+        self.knowledge = EmbeddedKnowledge(passages, classifier.embed([p.text for p in passages]))
+
+    def check(self, drafts: Sequence[Draft]) -> list[Verdict]:
+        """One verdict a draft, in the same order. Blocks on the CPU: call it in a thread."""
+        started = time.perf_counter()
+        gates = [failed_gates(draft) for draft in drafts]
+        to_score = [i for i, draft in enumerate(drafts) if draft.tier == "tier1" and not gates[i]]
+        scores = dict(zip(to_score, self.scores([drafts[i] for i in to_score]), strict=True))
+        cost_usd = (time.perf_counter() - started) * self.usd_per_hour / 3600 / max(1, len(drafts))
+        return [
+            judge(draft, gates[i], scores.get(i), self.policy, cost_usd) for i, draft in enumerate(drafts)
+        ]
+
+    def scores(self, drafts: Sequence[Draft]) -> list[float]:
+        """Estimated probabilities that tier-1 drafts are acceptable."""
+        if not drafts:
+            return []
+        tickets = self.classifier.embed([ticket_text(d.routed.ticket) for d in drafts])
+        answers = self.classifier.embed([d.text for d in drafts])
+        rows = [features(d, t, a, self.knowledge) for d, t, a in zip(drafts, tickets, answers, strict=True)]
+        return [float(s) for s in self.scorer.score(np.stack(rows))]
+
+
+def judge(
+    draft: Draft, gates: tuple[GateReason, ...], score: float | None, policy: Policy, cost_usd: float
+) -> Verdict:
+    """The verdict from what the gates and the scorer said; a tier-2 draft passes the gates only."""
+    threshold = policy.of(draft.routed.decision.category).score_threshold if draft.tier == "tier1" else None
+    low = score is not None and threshold is not None and score < threshold
+    reasons = gates or ((GateReason.LOW_SCORE,) if low else ())
+    return Verdict(
+        accepted=not reasons,
+        reasons=reasons,
+        score=score,
+        threshold=threshold,
+        policy_version=policy.version,
+        cost_usd=cost_usd,
+    )

@@ -1,0 +1,1 @@
+"""From tickets and labels to models: the company's data, rubrics, training, thresholds."""

@@ -1,0 +1,1 @@
+"""Decides which tier answers a ticket: one ONNX graph, then a pure policy."""

@@ -1,0 +1,1 @@
+"""The cheap tier: prompts, the engine protocol, and its engines."""
