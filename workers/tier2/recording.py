@@ -1,0 +1,112 @@
+"""What the recorded frontier replays and how it passes for a provider: answers, tokens, prompt cache, pace, rate limit.
+
+The answers are the example company's reference answers, written by the
+project's authors; no provider made them. Everything here is values: no clock, no I/O.
+"""
+
+import math
+import random
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from workers.learning.company import Example
+from workers.tier2.prompts import quoted
+
+CHARS_PER_TOKEN = 4
+"""English prose in the tokenizers in use: an estimate, so the recording's token counts and costs are estimates too."""
+
+CACHEABLE_TOKENS = 1_024
+"""The shortest prompt that providers cache (both vendors' documents; some models ask for more)."""
+
+CACHE_LIFE_S = 300.0
+"""Anthropic's default, renewed by every use; OpenAI says 5 to 10 minutes."""
+
+
+def tokens_in(text: str) -> int:
+    """Estimated tokens of a text."""
+    return math.ceil(len(text) / CHARS_PER_TOKEN)
+
+
+class Recordings:
+    """Recorded answers, found by the ticket's body within the user message."""
+
+    def __init__(self, examples: Iterable[Example]) -> None:
+        self._by_body: dict[str, list[Example]] = {}
+        for example in examples:
+            self._by_body.setdefault(quoted(example.body), []).append(example)
+
+    def __len__(self) -> int:
+        return sum(map(len, self._by_body.values()))
+
+    def find(self, message: str) -> Example | None:
+        """The example whose body stands in the message as whole lines; with several, the one with most in common."""
+        lines = f"\n{message.strip()}\n"
+        found = [e for body, same in self._by_body.items() if f"\n{body}\n" in lines for e in same]
+
+        def in_common(example: Example) -> tuple[int, int]:
+            others = (quoted(part) for part in (example.subject, *example.context) if part)
+            return len(example.body), sum(len(part) for part in others if f"\n{part}\n" in lines)
+
+        return max(found, key=in_common, default=None)
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How long a replayed answer takes, as a streaming model would: first a wait, then tokens at a rate."""
+
+    first_token_s: float
+    tokens_per_s: float
+
+    def seconds(self, completion_tokens: int) -> float:
+        return self.first_token_s + completion_tokens / self.tokens_per_s
+
+
+def pace_of(ticket_id: str) -> Pace:
+    """The same ticket always takes the same time; an answer of 100 tokens some 1.5 to 4 s.
+
+    The numbers are a guess at a large hosted model's, not a measurement of any provider.
+    """
+    rng = random.Random(ticket_id)
+    return Pace(first_token_s=min(3.0, rng.lognormvariate(math.log(1.0), 0.4)), tokens_per_s=rng.uniform(45.0, 85.0))
+
+
+class PromptCache:
+    """Which system prompts a provider would still hold."""
+
+    def __init__(self) -> None:
+        self._used_s: dict[int, float] = {}
+
+    def read(self, model: str, system: str, now_s: float) -> bool | None:
+        """Use the cache: True if the prompt was in it, False if it is now, None if it is too short for it."""
+        if tokens_in(system) < CACHEABLE_TOKENS:
+            return None
+        key = hash((model, system))
+        used_s, self._used_s[key] = self._used_s.get(key), now_s
+        return used_s is not None and now_s - used_s <= CACHE_LIFE_S
+
+
+class RateLimit:
+    """A token bucket: `per_minute` requests at once, then as many a minute, evenly."""
+
+    def __init__(self, per_minute: int, now_s: float) -> None:
+        self.per_minute = per_minute
+        self._left = float(per_minute)
+        self._at_s = now_s
+
+    def take(self, now_s: float) -> float:
+        """Take one request: 0.0 if there was one left, else the seconds until there is."""
+        self._left = min(self.per_minute, self._left + (now_s - self._at_s) * self.per_minute / 60)
+        self._at_s = now_s
+        if self._left < 1:
+            return (1 - self._left) * 60 / self.per_minute
+        self._left -= 1
+        return 0.0
+
+    @property
+    def remaining(self) -> int:
+        return int(self._left)
+
+    @property
+    def full_in_s(self) -> float:
+        """Seconds until the whole limit is there again, if nothing is asked meanwhile."""
+        return (self.per_minute - self._left) * 60 / self.per_minute
