@@ -13,6 +13,7 @@ from schemas.policy import Policy
 from schemas.tickets import Routed, Ticket
 
 DAY_MS = 24 * 3600 * 1000
+MIB = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,9 +31,11 @@ class Topic:
     """Whether the topic has a `.backfill` twin, the slow lane."""
     partitions: int | None = None
     """None means the configured number."""
+    max_message_bytes: int = 4 * MIB
+    """Four times a ticket's limit by default: later records carry the ticket and what was added to it."""
 
 
-TICKETS = Topic("tickets", Ticket, "ticket_id", "helpdesks", "router", backfill=True)
+TICKETS = Topic("tickets", Ticket, "ticket_id", "helpdesks", "router", backfill=True, max_message_bytes=MIB)
 TIER1 = Topic("tier1", Routed, "ticket_id", "router", "tier1", backfill=True)
 TIER2 = Topic("tier2", Routed, "ticket_id", "router, checker (escalations)", "tier2", backfill=True)
 DRAFTS = Topic("drafts", Draft, "ticket_id", "tier1, tier2", "checker", backfill=True)
