@@ -8,8 +8,9 @@ relative to the file's folder.
 
 import os
 import tomllib
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from pydantic_settings import (
@@ -52,7 +53,6 @@ class RouterSettings(_Section):
     """The classifier and its policy."""
 
     model: Path = Path("router/model.onnx")
-    policy: Path = Path("policy.json")
     device: Literal["cpu", "cuda"] = "cpu"
     threads: int = Field(1, ge=1)
     batch_size: int = Field(32, ge=1)
@@ -65,8 +65,6 @@ class Tier1Settings(_Section):
 
     base_url: str = "http://127.0.0.1:8081/v1"
     model: str = "smollm2-135m-fernway"
-    company: str = "Fernway"
-    """The name in the system prompt: the one the adapter was trained with."""
     api_key: SecretStr | None = None
     max_tokens: int = Field(120, ge=1)
     in_flight: int = Field(16, ge=1)
@@ -82,9 +80,6 @@ class Tier2Settings(_Section):
     provider: Literal["anthropic", "openai"] = "anthropic"
     base_url: str = "https://api.anthropic.com"
     model: str = "claude-sonnet-5-5"
-    company: str = "Fernway"
-    knowledge: Path = Path("knowledge.toml")
-    """The company's passages, given to the frontier model with every ticket."""
     api_key: SecretStr | None = None
     max_tokens: int = Field(500, ge=1)
     in_flight: int = Field(16, ge=1)
@@ -101,7 +96,6 @@ class CheckerSettings(_Section):
     """The gates and the scorer."""
 
     scorer: Path = Path("checker/scorer.json")
-    knowledge: Path = Path("knowledge.toml")
     batch_size: int = Field(32, ge=1)
     usd_per_hour: float = Field(0.04, ge=0)
 
@@ -113,6 +107,12 @@ class Settings(BaseSettings):
         frozen=True, extra="forbid", hide_input_in_errors=True, env_prefix=PREFIX, env_nested_delimiter="__"
     )
 
+    company: str = "Fernway"
+    """The name in both tiers' prompts: for tier-1 the one its adapter was trained with."""
+    knowledge: Path = Path("knowledge.toml")
+    """The company's passages: tier-2 answers from them, the checker compares answers with them."""
+    policy: Path = Path("policy.json")
+    """Thresholds by category, for router and checker."""
     kafka: KafkaSettings = KafkaSettings()
     router: RouterSettings = RouterSettings()
     tier1: Tier1Settings = Tier1Settings()
@@ -178,9 +178,9 @@ def _unknown_variables() -> list[str]:
 
 def _anchored(settings: Settings, folder: Path) -> Settings:
     """The same settings with every path made absolute, relative ones from the configuration file's folder."""
-    sections = {
-        name: section.model_copy(update={k: folder / v for k, v in section if isinstance(v, Path)})
-        for name, section in settings
-        if isinstance(section, _Section)
-    }
-    return settings.model_copy(update=sections)
+
+    def paths(values: Iterable[tuple[str, Any]]) -> dict[str, Path]:
+        return {name: folder / value for name, value in values if isinstance(value, Path)}
+
+    sections = {n: s.model_copy(update=paths(s)) for n, s in settings if isinstance(s, _Section)}
+    return settings.model_copy(update=sections | paths(settings))

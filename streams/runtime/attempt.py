@@ -10,8 +10,8 @@ from typing import TypeVar
 import structlog
 from msgspec import Struct
 
-from streams.runtime.retry import Retry, after_failure
 from streams.runtime.stage import DeadLetter, Done, Origin, Record, Result, Stage
+from workers.retry import Retry, after_failure
 
 T = TypeVar("T", bound=Struct)
 

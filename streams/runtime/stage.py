@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from schemas.events import Event, StageName
 from schemas.topics import Topic
-from streams.runtime.retry import RetryLimits
+from workers.retry import RetryLimits
 
 T = TypeVar("T", bound=Struct)
 

@@ -39,9 +39,7 @@ class Checker:
         to_score = [i for i, draft in enumerate(drafts) if draft.tier == "tier1" and not gates[i]]
         scores = dict(zip(to_score, self.scores([drafts[i] for i in to_score]), strict=True))
         cost_usd = (time.perf_counter() - started) * self.usd_per_hour / 3600 / max(1, len(drafts))
-        return [
-            judge(draft, gates[i], scores.get(i), self.policy, cost_usd) for i, draft in enumerate(drafts)
-        ]
+        return [judge(draft, gates[i], scores.get(i), self.policy, cost_usd) for i, draft in enumerate(drafts)]
 
     def scores(self, drafts: Sequence[Draft]) -> list[float]:
         """Estimated probabilities that tier-1 drafts are acceptable."""
@@ -53,9 +51,7 @@ class Checker:
         return [float(s) for s in self.scorer.score(np.stack(rows))]
 
 
-def judge(
-    draft: Draft, gates: tuple[GateReason, ...], score: float | None, policy: Policy, cost_usd: float
-) -> Verdict:
+def judge(draft: Draft, gates: tuple[GateReason, ...], score: float | None, policy: Policy, cost_usd: float) -> Verdict:
     """The verdict from what the gates and the scorer said; a tier-2 draft passes the gates only."""
     threshold = policy.of(draft.routed.decision.category).score_threshold if draft.tier == "tier1" else None
     low = score is not None and threshold is not None and score < threshold

@@ -10,13 +10,15 @@ from collections.abc import Callable
 from schemas.answers import GateReason
 from schemas.drafts import Draft
 from workers.router.language import guess
-from workers.tier1.prompts import SYSTEM as TIER1_SYSTEM
-from workers.tier2.prompts import RULES as TIER2_SYSTEM
+from workers.tier1 import prompts as tier1_prompts
+from workers.tier2 import prompts as tier2_prompts
 
 Gate = Callable[[Draft], bool]
 """True means: refuse this draft."""
 
-_AS_AN_AI = re.compile(r"\bas an? (ai|artificial intelligence|language model)\b|\bi('m| am) (just )?an? (ai|language model)\b", re.I)
+_AS_AN_AI = re.compile(
+    r"\bas an? (ai|artificial intelligence|language model)\b|\bi('m| am) (just )?an? (ai|language model)\b", re.I
+)
 _PLACEHOLDER = re.compile(r"\{\{?[\w .-]+\}?\}|\[(your|customer|agent|company|name|date|amount|insert)[^\]]*\]|<(name|date|amount|your [^>]*)>|\bX{3,}\b", re.I)  # fmt: skip
 _EMAIL = re.compile(r"[\w.+-]+@[\w-]+\.[\w.-]*\w")
 _LONG_NUMBER = re.compile(r"(?<![\w$.,])\+?\d(?:[ ()-]{0,2}\d){8,}(?!\w)")
@@ -30,6 +32,8 @@ _INJECTION = re.compile(
     r"|\bsystem (prompt|message|override)\b|^\s*(system|assistant|admin)\s*:|\byou are now\b|\bdeveloper mode\b",
     re.I | re.M,
 )
+
+OUR_PROMPTS = (tier1_prompts.SYSTEM, tier2_prompts.system(company="", knowledge=""))
 
 ECHOED_WORDS = 8
 """So many of our own prompt's words in a row are no coincidence (a guess)."""
@@ -82,7 +86,7 @@ def injection_echo(draft: Draft) -> bool:
     if draft.tier == "tier1" and _INJECTION.search(_given(draft)):
         return True
     answer = _words(draft.text)
-    return any(_shares_a_run(answer, _words(prompt)) for prompt in (TIER1_SYSTEM, TIER2_SYSTEM))
+    return any(_shares_a_run(answer, _words(prompt)) for prompt in OUR_PROMPTS)
 
 
 GATES: dict[GateReason, Gate] = {

@@ -1,0 +1,80 @@
+"""The checker agent: drafts -> answers, escalations to tier2, or handoffs."""
+
+import asyncio
+import time
+from collections.abc import Sequence
+
+from workers.router.classifier import Classifier
+
+from schemas.answers import HandoffReason, Verdict
+from schemas.drafts import Draft
+from schemas.events import Event, Outcome
+from schemas.topics import ANSWERS, DRAFTS, HANDOFFS, TIER2
+from streams.outcomes import answer, escalation, handoff
+from streams.router import load_policy
+from streams.runtime.clock import age_s, utc_now
+from streams.runtime.stage import Done, Output, Record, Result, Stage
+from streams.settings import Settings
+from workers.checker.checker import Checker
+from workers.checker.scorer import load_scorer
+from workers.knowledge import load_knowledge
+
+
+def stage(settings: Settings) -> Stage[Draft]:
+    """The checker, its models loaded.
+
+    Raises: ValueError, RuntimeError if a model, the knowledge or the policy can't be used as configured.
+    """
+    config = settings.checker
+    checker = Checker(
+        # The same graph as the router's: it gives the embeddings that the scorer compares.
+        Classifier(settings.router.model, device=settings.router.device, threads=settings.router.threads),
+        load_scorer(config.scorer),
+        load_knowledge(settings.knowledge),
+        load_policy(settings.policy),
+        config.usd_per_hour,
+    )
+
+    async def handle(records: Sequence[Record[Draft]]) -> Sequence[Result]:
+        started = time.perf_counter()
+        verdicts = await asyncio.to_thread(checker.check, [r.value for r in records])
+        duration_s = (time.perf_counter() - started) / len(records)
+        return [_done(record, verdict, duration_s) for record, verdict in zip(records, verdicts, strict=True)]
+
+    return Stage("checker", DRAFTS, Draft, handle, batch_size=config.batch_size)
+
+
+def _done(record: Record[Draft], verdict: Verdict, duration_s: float) -> Done:
+    draft = record.value
+    output, outcome = _sent_on(draft, verdict)
+    decision = draft.routed.decision
+    event = Event(
+        event_id=f"checker/{record.origin}",
+        at=utc_now(),
+        stage="checker",
+        outcome=outcome,
+        ticket_id=draft.routed.ticket.ticket_id,
+        tenant=draft.routed.ticket.tenant,
+        category=decision.category,
+        tier=draft.tier,
+        reasons=tuple(verdict.reasons),
+        p_ok=decision.p_ok,
+        score=verdict.score,
+        propensity=decision.propensity,
+        policy_version=verdict.policy_version,
+        model=draft.model,
+        cost_usd=verdict.cost_usd,
+        duration_s=duration_s,
+        age_s=age_s(draft.routed.received_at),
+    )
+    return Done((output,), event)
+
+
+def _sent_on(draft: Draft, verdict: Verdict) -> tuple[Output, Outcome]:
+    key = draft.routed.ticket.ticket_id
+    if verdict.accepted:
+        return Output(ANSWERS, key, answer(draft, verdict)), "answered"
+    if draft.tier == "tier1":
+        return Output(TIER2, key, escalation(draft, verdict)), "escalated"
+    why = HandoffReason.TIER2_REFUSED
+    return Output(HANDOFFS, key, handoff(draft.routed, why, ",".join(verdict.reasons), draft, verdict)), "handed_off"

@@ -1,0 +1,229 @@
+"""The command line: `headgate --help` teaches the rest."""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Annotated, Any
+
+import orjson
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from schemas.events import StageName
+from streams.settings import CONFIG, Settings, SettingsError, load
+
+FERNWAY = Path(__file__).parent.parent / "examples" / "fernway"
+RUNS = Path(".headgate")
+"""Where local runs keep logs, the broker's data and reports."""
+
+app = typer.Typer(
+    help="Support tickets on Kafka, split between a small model and a frontier model; every cheap answer is checked before anyone sees it.",
+    epilog="Start with: headgate demo. Settings: headgate.toml (or the file HEADGATE_CONFIG names), then HEADGATE_* variables, e.g. HEADGATE_KAFKA__BOOTSTRAP_SERVERS.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+topics_app = typer.Typer(help="Create the topics, or look at them.", no_args_is_help=True)
+app.add_typer(topics_app, name="topics")
+
+console = Console(stderr=False)
+
+Tickets = Annotated[int, typer.Option("--tickets", min=1, help="How many of the example company's test tickets.")]
+PerSecond = Annotated[float, typer.Option("--per-second", min=0.01, help="How fast they are published.")]
+SpendLimit = Annotated[
+    float, typer.Option("--spend-limit", min=0.0, help="Most dollars that a real tier-2 provider may cost.")
+]
+Broker = Annotated[
+    bool,
+    typer.Option("--own-broker/--broker-from-settings", help="Start a broker here, or use the one in the settings."),
+]
+
+
+def main() -> None:
+    """The console command. Wrong settings and failed steps end with a line, not with a traceback."""
+    from streams.processes import StepError
+
+    try:
+        app()
+    except SettingsError as exc:
+        sys.exit(_failed(str(exc), 2))
+    except StepError as exc:
+        sys.exit(_failed(str(exc), 1))
+
+
+def _failed(text: str, code: int) -> int:
+    Console(stderr=True).print(f"headgate: {text}", style="red", markup=False, highlight=False)
+    return code
+
+
+def _run(work: Coroutine[Any, Any, Any]) -> Any:
+    """Run to the end, or until Ctrl-C or SIGTERM: then everything that was opened is closed in order."""
+
+    async def interruptible() -> Any:
+        task = asyncio.ensure_future(work)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+        return await task
+
+    try:
+        return asyncio.run(interruptible())
+    except asyncio.CancelledError:
+        raise typer.Exit(130) from None
+
+
+def _local_settings() -> Settings:
+    """Fernway's settings, unless HEADGATE_CONFIG says otherwise."""
+    os.environ.setdefault(CONFIG, str(FERNWAY / "headgate.toml"))
+    return load()
+
+
+@app.command()
+def demo(
+    tickets: Tickets = 120,
+    per_second: PerSecond = 2.5,
+    seed: Annotated[int, typer.Option(help="Which tickets are drawn.")] = 1,
+    as_json: Annotated[bool, typer.Option("--json", help="End with the figures as one line of JSON.")] = False,
+    spend_limit: SpendLimit = 1.0,
+    own_broker: Broker = True,
+) -> None:
+    """The whole chain on this machine, on the example company's tickets: Kafka, both tiers, checker, report."""
+    from streams.demo import DemoOptions, demo
+
+    options = DemoOptions(FERNWAY, _fresh(RUNS / "demo"), tickets, per_second, seed, spend_limit, own_broker, as_json)
+    _run(demo(options, _local_settings(), console))
+
+
+@app.command()
+def up(spend_limit: SpendLimit = 1.0, own_broker: Broker = True) -> None:
+    """The whole chain on this machine, staying up for tickets of your own. Ctrl-C stops it."""
+    from streams.up import up
+
+    _run(up(_local_settings(), FERNWAY, _fresh(RUNS / "up"), own_broker, spend_limit, console))
+
+
+@app.command()
+def run(stage: Annotated[StageName, typer.Argument(help="router, tier1, tier2 or checker")]) -> None:
+    """Run one stage until SIGTERM. Exit codes: 0 stopped, 1 start it again, 2 wrong settings."""
+    from streams.run import run
+
+    raise typer.Exit(asyncio.run(run(stage, load())))
+
+
+@topics_app.command()
+def apply() -> None:
+    """Create missing topics and partitions; never removes or changes any."""
+    from streams import topics
+
+    kafka = load().kafka
+    made = _topics(
+        topics.apply(kafka.bootstrap_servers, kafka.topic_prefix, kafka.partitions, kafka.replication_factor)
+    )
+    table = Table("topic", "partitions", "done", "left as it is")
+    for topic in made:
+        table.add_row(topic.topic, str(topic.partitions), topic.action, "; ".join(topic.drift))
+    console.print(table)
+
+
+@topics_app.command()
+def show() -> None:
+    """The topics as they are: partitions, retention, records."""
+    from streams import topics
+
+    kafka = load().kafka
+    table = Table("topic", "partitions", "leaders", "kept", "cleanup", "records (at most)")
+    for topic in _topics(topics.show(kafka.bootstrap_servers, kafka.topic_prefix)):
+        kept = "for ever" if topic.retention_ms in (None, -1) else f"{topic.retention_ms / 86_400_000:g} days"
+        led = sum(leader is not None for leader in topic.leaders)
+        table.add_row(
+            topic.topic,
+            str(topic.partitions or "missing"),
+            f"{led}/{topic.partitions}",
+            kept,
+            topic.cleanup,
+            str(topic.records),
+        )
+    console.print(table)
+
+
+def _topics(work: Coroutine[Any, Any, Any]) -> Any:
+    from streams.topics import TopicsError
+
+    try:
+        return asyncio.run(work)
+    except TopicsError as exc:
+        raise typer.Exit(_failed(str(exc), 1)) from exc
+
+
+@app.command()
+def publish(
+    file: Annotated[str, typer.Argument(help="A file of tickets, one JSON object a line; - is standard input.")],
+) -> None:
+    """Publish tickets. Only ticket_id and body are required: {"ticket_id": "42", "body": "where is my router?"}"""
+    from streams.publish import publish_file
+
+    count = _run(publish_file(file, load().kafka, console))
+    console.print(f"{count} tickets published", highlight=False)
+
+
+@app.command()
+def answers(
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Wait for more; Ctrl-C ends.")] = False,
+    handoffs: Annotated[bool, typer.Option(help="Tickets that a person must answer, too.")] = True,
+) -> None:
+    """Read the answers, one JSON object a line."""
+    from streams.answers import print_answers
+
+    _run(print_answers(load().kafka, follow, handoffs))
+
+
+@app.command()
+def report(folder: Annotated[Path, typer.Argument(help="A demo's folder.")] = RUNS / "demo") -> None:
+    """Show the last demo's report again, and where its page is."""
+    path = folder / "report.json"
+    if not path.is_file():
+        raise typer.Exit(_failed(f"no report in {folder}: run `headgate demo` first", 1))
+    table = Table("figure", "value")
+    for name, value in orjson.loads(path.read_bytes()).items():
+        table.add_row(
+            name, "not measured" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
+        )
+    console.print(table)
+    console.print(f"with charts: {folder / 'report.html'}")
+
+
+@app.command()
+def schemas(out: Annotated[Path, typer.Argument(help="Folder to write to.")] = Path("schemas/published")) -> None:
+    """Write the JSON Schema of every record and the AsyncAPI document."""
+    from schemas.documents import documents
+
+    out.mkdir(parents=True, exist_ok=True)
+    for name, document in documents().items():
+        (out / name).write_bytes(orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+
+
+@app.command()
+def learn(
+    step: Annotated[str, typer.Argument(help="adapter, labels, router, checker, or all of them in this order")],
+    company: Annotated[Path, typer.Option(help="The company's folder; what is learned is written into it.")] = FERNWAY,
+) -> None:
+    """Train a company's models from its training tickets (needs the `learn` extra; `make learn` has it)."""
+    from workers.learning import steps
+
+    _run(steps.learn(step, company, RUNS / "learn"))
+
+
+def _fresh(folder: Path) -> Path:
+    """An empty folder for a run; what the last one left is removed."""
+    import shutil
+
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    return folder.resolve()
+
+
+if __name__ == "__main__":
+    main()

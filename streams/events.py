@@ -1,0 +1,29 @@
+"""Canonical events that more than one agent writes."""
+
+from schemas.drafts import Draft
+from schemas.events import Event, StageName
+from streams.runtime.clock import age_s, utc_now
+from streams.runtime.stage import Origin
+
+
+def draft_event(stage: StageName, origin: Origin, draft: Draft) -> Event:
+    """A tier made a draft."""
+    routed = draft.routed
+    return Event(
+        event_id=f"{stage}/{origin}",
+        at=utc_now(),
+        stage=stage,
+        outcome="drafted",
+        ticket_id=routed.ticket.ticket_id,
+        tenant=routed.ticket.tenant,
+        category=routed.decision.category,
+        tier=draft.tier,
+        policy_version=routed.decision.policy_version,
+        model=draft.model,
+        prompt_tokens=draft.usage.prompt_tokens,
+        completion_tokens=draft.usage.completion_tokens,
+        calls=draft.calls,
+        cost_usd=draft.cost_usd,
+        duration_s=draft.duration_s,
+        age_s=age_s(routed.received_at),
+    )

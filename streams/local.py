@@ -1,0 +1,191 @@
+"""All of Headgate on one machine: broker, tier-1 server, tier-2 (recorded or real) and the four stages.
+
+What `headgate demo` and `headgate up` start. The stages are processes of their
+own and are joined by nothing but Kafka, exactly as in a cluster.
+"""
+
+import asyncio
+import os
+import socket
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from streams import topics
+from streams.embedded_kafka import EmbeddedKafka, EmbeddedKafkaError
+from streams.processes import Child, Processes, StepError
+from streams.run import STAGES
+from streams.settings import PREFIX, KafkaSettings, Settings
+
+Say = Callable[[str], None]
+
+RECORDING_KEY = "recording"
+"""The recorded frontier wants a key as the real ones do, and takes any."""
+
+
+@dataclass(frozen=True, slots=True)
+class Frontier:
+    """Who answers on tier-2."""
+
+    provider: str
+    model: str
+    base_url: str
+    recorded: bool
+    spend_limit_usd: float | None
+
+    @property
+    def description(self) -> str:
+        if self.recorded:
+            return f"a recording that speaks {self.provider}'s protocol, priced as {self.model}"
+        return f"{self.provider} {self.model}, spend limit ${self.spend_limit_usd:.2f}"
+
+
+@dataclass(frozen=True, slots=True)
+class LocalRun:
+    """What a local run consists of and where it can be reached."""
+
+    kafka: KafkaSettings
+    settings: Settings
+    environment: dict[str, str]
+    """What a stage's process is told; the settings above say the same."""
+    frontier: Frontier
+    processes: Processes
+    folder: Path
+
+
+def frontier(limit_usd: float) -> Frontier:
+    """The real provider if its key is in the environment, the recording otherwise."""
+    if os.environ.get("ANTHROPIC_API_KEY"):
+        return Frontier("anthropic", "claude-sonnet-5-5", "https://api.anthropic.com", False, limit_usd)
+    if os.environ.get("OPENAI_API_KEY"):
+        return Frontier("openai", "gpt-6.1-sol", "https://api.openai.com", False, limit_usd)
+    return Frontier("anthropic", "claude-sonnet-5-5", f"http://127.0.0.1:{free_port()}", True, None)
+
+
+@asynccontextmanager
+async def local_run(
+    settings: Settings, company: Path, folder: Path, embedded: bool, spend_limit_usd: float, say: Say
+) -> AsyncIterator[LocalRun]:
+    """Start everything, yield, stop everything.
+
+    `embedded` starts a broker of its own; otherwise the one in the settings is used.
+
+    Raises: StepError naming the step that failed and what to do.
+    """
+    processes = Processes(folder / "logs")
+    async with AsyncExitStack() as stack:
+        kafka = await _broker(settings.kafka, folder, embedded, stack, say)
+        stack.push_async_callback(asyncio.to_thread, processes.stop)
+        await _topics(kafka, say)
+        chosen = frontier(spend_limit_usd)
+        tier1_url = f"http://127.0.0.1:{free_port()}/v1"
+        environment = _environment(kafka, company, folder, tier1_url, chosen)
+        await _models(processes, company, tier1_url, chosen, settings, say)
+        await _stages(processes, environment, say)
+        told = settings.model_copy(
+            update={
+                "kafka": kafka,
+                "tier1": settings.tier1.model_copy(update={"base_url": tier1_url}),
+            }
+        )
+        yield LocalRun(kafka, told, environment, chosen, processes, folder)
+        say("stopping")
+
+
+async def _broker(kafka: KafkaSettings, folder: Path, embedded: bool, stack: AsyncExitStack, say: Say) -> KafkaSettings:
+    if not embedded:
+        say(f"Kafka       the broker at {kafka.bootstrap_servers}")
+        return kafka
+    started = time.monotonic()
+    say("Kafka       starting 4.3.1 on this machine (the first time downloads 45 MB)")
+    broker = EmbeddedKafka(folder / "kafka")
+    try:
+        # In a thread that is waited for even when we are interrupted: a broker half started must be stopped too.
+        await asyncio.shield(asyncio.to_thread(broker.start))
+    except EmbeddedKafkaError as exc:
+        raise StepError(f"the broker did not start: {exc}") from exc
+    finally:
+        stack.push_async_callback(asyncio.to_thread, broker.stop)
+    say(f"Kafka       ready in {time.monotonic() - started:.1f} s at {broker.bootstrap_servers}")
+    return kafka.model_copy(update={"bootstrap_servers": broker.bootstrap_servers})
+
+
+async def _topics(kafka: KafkaSettings, say: Say) -> None:
+    try:
+        made = await topics.apply(
+            kafka.bootstrap_servers, kafka.topic_prefix, kafka.partitions, kafka.replication_factor
+        )
+    except topics.TopicsError as exc:
+        raise StepError(f"the topics could not be made: {exc}") from exc
+    say(f"topics      {len(made)}, every partition has a leader")
+
+
+def _environment(kafka: KafkaSettings, company: Path, folder: Path, tier1_url: str, chosen: Frontier) -> dict[str, str]:
+    """The stages' settings, as a container's environment would give them."""
+    key_name = {"anthropic": "ANTHROPIC_API_KEY", "openai": "OPENAI_API_KEY"}[chosen.provider]
+    values = {
+        "CONFIG": str(company / "headgate.toml"),
+        "KAFKA__BOOTSTRAP_SERVERS": kafka.bootstrap_servers,
+        "KAFKA__TOPIC_PREFIX": kafka.topic_prefix,
+        "TIER1__BASE_URL": tier1_url,
+        "TIER2__PROVIDER": chosen.provider,
+        "TIER2__BASE_URL": chosen.base_url,
+        "TIER2__MODEL": chosen.model,
+        "TIER2__API_KEY": RECORDING_KEY if chosen.recorded else os.environ[key_name],
+    }
+    if chosen.spend_limit_usd is not None:
+        values["TIER2__SPEND_LIMIT_USD"] = str(chosen.spend_limit_usd)
+        values["TIER2__SPEND_FILE"] = str(folder / "spend.ledger")
+    return {PREFIX + name: value for name, value in values.items()}
+
+
+async def _models(
+    processes: Processes, company: Path, tier1_url: str, chosen: Frontier, settings: Settings, say: Say
+) -> None:
+    """Tier-1's server and, unless the real provider is used, the recorded frontier."""
+    started = time.monotonic()
+    processes.start(_tier1_server(company, tier1_url))
+    waits = [processes.wait_ready("tier1-server")]
+    if chosen.recorded:
+        processes.start(_recorded_frontier(company, chosen.base_url))
+        waits.append(processes.wait_ready("recorded-frontier"))
+    await asyncio.gather(*waits)
+    say(
+        f"tier-1      SmolLM2-135M with {settings.company}'s adapter on llama.cpp, ready in {time.monotonic() - started:.1f} s"
+    )
+    say(f"tier-2      {chosen.description}")
+
+
+def _tier1_server(company: Path, url: str) -> Child:
+    port = url.split(":")[2].split("/")[0]
+    argv = (sys.executable, "-m", "workers.tier1.local_server", "--port", port)
+    argv += ("--adapter", str(company / "tier1" / "adapter.gguf"), "--threads", "1")
+    return Child("tier1-server", argv, f"http://127.0.0.1:{port}/health", restart=True)
+
+
+def _recorded_frontier(company: Path, url: str) -> Child:
+    port = url.rsplit(":", 1)[1]
+    argv = (sys.executable, "-m", "workers.tier2.recorded_frontier", "--port", port, "--company", str(company))
+    return Child("recorded-frontier", argv, f"{url}/health", restart=True)
+
+
+async def _stages(processes: Processes, environment: dict[str, str], say: Say) -> None:
+    started = time.monotonic()
+    for stage in STAGES:
+        port = free_port()
+        own = {PREFIX + "HEALTH_PORT": str(port), PREFIX + "KAFKA__GROUP_INSTANCE_ID": f"{stage}-1"}
+        argv = (sys.executable, "-m", "streams.cli", "run", stage)
+        processes.start(Child(stage, argv, f"http://127.0.0.1:{port}/readyz", environment | own, restart=True))
+    await asyncio.gather(*(processes.wait_ready(stage) for stage in STAGES))
+    say(f"stages      {', '.join(STAGES)}: a process each, ready in {time.monotonic() - started:.1f} s")
+
+
+def free_port() -> int:
+    """A port that is free now."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port

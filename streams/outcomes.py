@@ -1,0 +1,84 @@
+"""How a ticket ends: the records that leave Headgate, and what the ticket cost on its way."""
+
+from schemas.answers import Answer, Costs, Handoff, HandoffReason, Verdict
+from schemas.drafts import Draft
+from schemas.tickets import Attempt, Routed
+from streams.runtime.clock import utc_now
+
+
+def refused(draft: Draft, verdict: Verdict) -> Attempt:
+    """A refused draft as the ticket carries it on."""
+    return Attempt(
+        tier=draft.tier,
+        text=draft.text,
+        reason=",".join(verdict.reasons),
+        score=verdict.score,
+        cost_usd=draft.cost_usd,
+        duration_s=draft.duration_s,
+    )
+
+
+def escalation(draft: Draft, verdict: Verdict) -> Routed:
+    """A tier-1 draft's ticket on its way up, with the refused draft and what it cost."""
+    routed = draft.routed
+    return Routed(
+        ticket=routed.ticket,
+        decision=routed.decision,
+        received_at=routed.received_at,
+        attempts=(*routed.attempts, refused(draft, verdict)),
+        checker_cost_usd=routed.checker_cost_usd + verdict.cost_usd,
+    )
+
+
+def answer(draft: Draft, verdict: Verdict) -> Answer:
+    """An accepted draft as the helpdesk gets it."""
+    routed, ticket = draft.routed, draft.routed.ticket
+    return Answer(
+        ticket_id=ticket.ticket_id,
+        tenant=ticket.tenant,
+        customer_id=ticket.customer_id,
+        text=draft.text,
+        tier=draft.tier,
+        model=draft.model,
+        category=routed.decision.category,
+        language=ticket.language,
+        decision=routed.decision,
+        verdict=verdict,
+        attempts=routed.attempts,
+        costs=costs(routed, draft, verdict),
+        received_at=routed.received_at,
+        answered_at=utc_now(),
+        metadata=ticket.metadata,
+    )
+
+
+def handoff(
+    routed: Routed,
+    reason: HandoffReason,
+    detail: str,
+    draft: Draft | None = None,
+    verdict: Verdict | None = None,
+) -> Handoff:
+    """A ticket for a person, with everything that was tried; `draft` is the one just refused, if any."""
+    last = (refused(draft, verdict),) if draft and verdict else ()
+    return Handoff(
+        ticket=routed.ticket,
+        reason=reason,
+        detail=detail,
+        decision=routed.decision,
+        attempts=(*routed.attempts, *last),
+        costs=costs(routed, draft, verdict),
+        received_at=routed.received_at,
+        handed_off_at=utc_now(),
+    )
+
+
+def costs(routed: Routed, draft: Draft | None, verdict: Verdict | None) -> Costs:
+    """What the ticket cost so far, by part; the draft in hand counts for its tier."""
+    spent = [(a.tier, a.cost_usd) for a in routed.attempts] + ([(draft.tier, draft.cost_usd)] if draft else [])
+    return Costs(
+        router_usd=routed.decision.cost_usd,
+        tier1_usd=sum(usd for tier, usd in spent if tier == "tier1"),
+        checker_usd=routed.checker_cost_usd + (verdict.cost_usd if verdict else 0.0),
+        tier2_usd=sum(usd for tier, usd in spent if tier == "tier2"),
+    )

@@ -1,0 +1,84 @@
+"""Read topics as a downstream consumer does: committed records only, decoded."""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from msgspec import Struct
+
+from schemas.codec import decode
+from schemas.topics import Topic
+from streams.settings import KafkaSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """A record as read. `value` is None where the topic carries bytes as they came (dead letters)."""
+
+    topic: Topic
+    value: Struct | None
+    raw: bytes | None
+    headers: tuple[tuple[str, bytes], ...]
+    partition: int
+    offset: int
+
+
+class Reader:
+    """Reads topics without a group: it commits nothing and disturbs nobody."""
+
+    def __init__(self, client: AIOKafkaConsumer, topics: dict[str, Topic]) -> None:
+        self._client = client
+        self._topics = topics
+
+    async def poll(self, timeout_s: float) -> list[Received]:
+        """What has come; empty if nothing did within `timeout_s`.
+
+        Raises: PoisonError for a record that is none of ours.
+        """
+        polled = await self._client.getmany(timeout_ms=int(timeout_s * 1000))
+        return [self._received(r) for records in polled.values() for r in records]
+
+    def _received(self, record: object) -> Received:
+        topic = self._topics[record.topic]  # type: ignore[attr-defined]
+        raw: bytes | None = record.value  # type: ignore[attr-defined]
+        return Received(
+            topic,
+            decode(topic.value, raw) if topic.value else None,
+            raw,
+            tuple(record.headers),  # type: ignore[attr-defined]
+            record.partition,  # type: ignore[attr-defined]
+            record.offset,  # type: ignore[attr-defined]
+        )
+
+    async def until_end(self) -> AsyncIterator[Received]:
+        """Everything up to the offsets that were the end when this was called."""
+        ends = await self._client.end_offsets(self._client.assignment())
+        while any([await self._client.position(p) < end for p, end in ends.items()]):
+            for received in await self.poll(0.5):
+                yield received
+
+
+@asynccontextmanager
+async def reader(settings: KafkaSettings, topics: Sequence[Topic], from_start: bool = True) -> AsyncIterator[Reader]:
+    """A reader over all partitions of some topics, from their start or from their end.
+
+    Raises: KafkaError if the broker can't be reached; LookupError if a topic is not there.
+    """
+    client = AIOKafkaConsumer(
+        bootstrap_servers=settings.bootstrap_servers,
+        client_id="headgate-read",
+        isolation_level="read_committed",
+        enable_auto_commit=False,
+    )
+    await client.start()
+    try:
+        named = {settings.topic_prefix + topic.name: topic for topic in topics}
+        if missing := named.keys() - await client.topics():
+            raise LookupError(f"no topic {', '.join(sorted(missing))}: create them with `headgate topics apply`")
+        partitions = [TopicPartition(n, p) for n in named for p in sorted(client.partitions_for_topic(n))]
+        client.assign(partitions)
+        await (client.seek_to_beginning(*partitions) if from_start else client.seek_to_end(*partitions))
+        yield Reader(client, named)
+    finally:
+        await client.stop()

@@ -1,0 +1,109 @@
+"""One process, one stage: `headgate run STAGE`.
+
+Exit codes: 0 stopped as told; 1 a bug or a lost dependency, start it again;
+2 wrong settings, starting it again will not help.
+"""
+
+import asyncio
+import logging
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any, get_args
+
+import orjson
+import structlog
+
+from schemas.events import StageName
+from streams import checker, router, tier1, tier2
+from streams.runtime import metrics
+from streams.runtime.loop import StageLoop
+from streams.runtime.stage import Stage
+from streams.settings import Settings, SettingsError
+
+STAGES: tuple[StageName, ...] = get_args(StageName)
+
+HANG_S = 30.0
+"""A loop that has not moved for this long is reported dead by /healthz."""
+
+log = structlog.get_logger()
+
+
+@asynccontextmanager
+async def _opened(build: Callable[[Settings], Stage[Any]], settings: Settings) -> AsyncIterator[Stage[Any]]:
+    """Stages that only load models have nothing to close."""
+    yield await asyncio.to_thread(build, settings)
+
+
+def _stage(name: StageName, settings: Settings) -> AbstractAsyncContextManager[Stage[Any]]:
+    match name:
+        case "router":
+            return _opened(router.stage, settings)
+        case "tier1":
+            return tier1.stage(settings)
+        case "tier2":
+            return tier2.stage(settings)
+        case "checker":
+            return _opened(checker.stage, settings)
+
+
+def configure_logs(stage: str, level: str) -> None:
+    """JSON lines on stderr, each with the stage's name; the libraries' warnings too."""
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(serializer=lambda event, **_: orjson.dumps(event, default=str).decode()),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+    structlog.contextvars.bind_contextvars(stage=stage)
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format='{"logger":"%(name)s","event":"%(message)s"}')
+
+
+async def run(name: StageName, settings: Settings) -> int:
+    """Run a stage until SIGTERM or SIGINT; returns the exit code."""
+    configure_logs(name, settings.log_level)
+    try:
+        async with _stage(name, settings) as stage:
+            return await _run(stage, settings)
+    except (SettingsError, ValueError, FileNotFoundError, RuntimeError) as exc:
+        # Whatever a stage raises while it is being built comes from what it was configured with.
+        log.error("stage_not_started", error=str(exc), next="correct the setting named and start again")
+        return 2
+
+
+async def _run(stage: Stage[Any], settings: Settings) -> int:
+    loop = StageLoop(stage, settings.kafka)
+    engine_ready = stage.ready is None
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, loop.stop)
+
+    async def watch_engine() -> None:
+        nonlocal engine_ready
+        while stage.ready is not None:
+            engine_ready = await stage.ready()
+            await asyncio.sleep(2.0)
+
+    health = metrics.Health(
+        alive=lambda: time.monotonic() - loop.beat < HANG_S,
+        ready=lambda: loop.joined and engine_ready,
+    )
+    server = metrics.serve(settings.health_port, health)
+    log.info("stage_started", health_port=server.server_port, topic=loop.topic, group=loop.group)
+    watcher = asyncio.create_task(watch_engine())
+    try:
+        await loop.run()
+    except Exception:
+        log.exception("stage_failed", next="exiting, so that the supervisor starts it again")
+        return 1
+    finally:
+        watcher.cancel()
+        server.shutdown()
+    log.info("stage_stopped")
+    return 0

@@ -1,0 +1,44 @@
+"""`headgate up`: everything on this machine, for tickets of your own."""
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+
+from streams.local import local_run
+from streams.settings import Settings
+
+
+async def up(
+    settings: Settings, company: Path, folder: Path, embedded: bool, spend_limit_usd: float, console: Console
+) -> None:
+    """Start, say how to use it, and stay until cancelled.
+
+    Raises: StepError naming the step that failed and what to do.
+    """
+
+    def say(text: str) -> None:
+        console.print(f"  {escape(text)}", highlight=False)
+
+    async with local_run(settings, company, folder, embedded, spend_limit_usd, say) as run:
+        console.print(_how_to(run.kafka.bootstrap_servers, run.frontier.recorded, folder), highlight=False)
+        await run.processes.watch()
+
+
+def _how_to(bootstrap_servers: str, recorded: bool, folder: Path) -> str:
+    known = (
+        "\nTier-2 is a recording of answers to the example tickets: another ticket that needs it goes to a person (handoffs).\n"
+        "Set ANTHROPIC_API_KEY or OPENAI_API_KEY for the real thing.\n"
+        if recorded
+        else ""
+    )
+    return f"""
+[bold]Headgate is up.[/] In another shell:
+
+  export HEADGATE_KAFKA__BOOTSTRAP_SERVERS={bootstrap_servers}
+  echo '{{"ticket_id": "1", "body": "why is there a late fee on my bill?"}}' | headgate publish -
+  headgate answers --follow
+
+Any Kafka client will do: publish JSON to the topic [bold]tickets[/], read the topic [bold]answers[/].
+{known}Logs: {escape(str(folder))}/logs    Ctrl-C stops everything.
+"""
