@@ -63,6 +63,8 @@ class Decision(Struct, frozen=True, kw_only=True):
     """Probability that this ticket took this tier under the policy in force, 0 to 1."""
     policy_version: str
     cost_usd: float
+    passages: tuple[str, ...] = ()
+    """Ids of the company's knowledge passages that the ticket seems to be about, likeliest first."""
 
 
 class Attempt(Struct, frozen=True, kw_only=True):

@@ -4,8 +4,6 @@ import asyncio
 import time
 from collections.abc import Sequence
 
-from workers.router.classifier import Classifier
-
 from schemas.answers import HandoffReason, Verdict
 from schemas.drafts import Draft
 from schemas.events import Event, Outcome
@@ -18,6 +16,7 @@ from streams.settings import Settings
 from workers.checker.checker import Checker
 from workers.checker.scorer import load_scorer
 from workers.knowledge import load_knowledge
+from workers.router.classifier import Classifier
 
 
 def stage(settings: Settings) -> Stage[Draft]:

@@ -21,11 +21,17 @@ RUNS = Path(".headgate")
 """Where local runs keep logs, the broker's data and reports."""
 
 app = typer.Typer(
-    help="Support tickets on Kafka, split between a small model and a frontier model; every cheap answer is checked before anyone sees it.",
-    epilog="Start with: headgate demo. Settings: headgate.toml (or the file HEADGATE_CONFIG names), then HEADGATE_* variables, e.g. HEADGATE_KAFKA__BOOTSTRAP_SERVERS.",
+    help=(
+        "Support tickets on Kafka, split between a small model and a frontier model; "
+        "every cheap answer is checked before anyone sees it."
+    ),
+    epilog=(
+        "Start with: headgate demo. Settings: headgate.toml (or the file HEADGATE_CONFIG names), "
+        "then HEADGATE_* variables, e.g. HEADGATE_KAFKA__BOOTSTRAP_SERVERS."
+    ),
     no_args_is_help=True,
+    add_completion=False,
     pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
 )
 topics_app = typer.Typer(help="Create the topics, or look at them.", no_args_is_help=True)
 app.add_typer(topics_app, name="topics")

@@ -11,13 +11,11 @@ import signal
 import socket
 import struct
 import subprocess
-import sys
 import threading
 import time
 import uuid
 from base64 import urlsafe_b64encode
 from collections.abc import Sequence
-from concurrent.futures import Future
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -25,6 +23,7 @@ from typing import Self
 
 from streams.java import JavaError, find_java
 from streams.kafka_jars import KafkaJarsError, class_path
+from streams.spawn import spawn
 
 READY_LIMIT_S = 60.0
 """A start takes 1.5 s on two idle cores; 8.5 s was seen on loaded ones, and more after a kill with many partitions."""
@@ -46,15 +45,6 @@ _BROKER = (
     "-Dorg.slf4j.simpleLogger.showDateTime=true",
     "-Dorg.slf4j.simpleLogger.dateTimeFormat=yyyy-MM-dd'T'HH:mm:ss.SSSXXX",
 )
-
-# Run by a fresh interpreter that becomes the broker: in a preexec_fn the same two calls could meet a lock that another
-# of our threads held at the fork. 1 is PR_SET_PDEATHSIG, which survives the exec. KILL: nobody is left to insist.
-_LAUNCHER = """
-import ctypes, os, signal, sys
-ctypes.CDLL(None).prctl(1, signal.SIGKILL)
-if os.getppid() == int(sys.argv[1]):  # else our parent died before the line above
-    os.execv(sys.argv[2], sys.argv[2:])
-"""
 
 
 class EmbeddedKafkaError(Exception):
@@ -123,7 +113,7 @@ class EmbeddedKafka:
             self._format([java, *_QUICK, *jars])
         with self.log_path.open("ab") as broker_log:
             argv = [java, *_BROKER, *jars, "kafka.Kafka", "server.properties"]
-            self._process = _spawn(argv, self.folder, broker_log.fileno())
+            self._process = spawn(argv, output=broker_log.fileno(), folder=self.folder, when_orphaned=signal.SIGKILL)
         try:
             self._wait_ready(self._process)
         except BaseException:
@@ -212,29 +202,6 @@ def properties(port: int, controller_port: int) -> str:
         "num.recovery.threads.per.data.dir": 4,
     }
     return "".join(f"{key}={value}\n" for key, value in values.items())
-
-
-def _spawn(argv: list[str], folder: Path, output: int) -> subprocess.Popen[bytes]:
-    """Start a process that the kernel kills when ours ends (Linux). Ctrl-C in our terminal doesn't reach it."""
-    if sys.platform == "linux":
-        argv = [sys.executable, "-I", "-S", "-c", _LAUNCHER, str(os.getpid()), *argv]
-    started: Future[subprocess.Popen[bytes]] = Future()
-
-    def keep() -> None:
-        # To the kernel the parent is the thread that forked, and its end counts as the parent's death:
-        # so a thread that waits for the process starts it, whatever thread called us and however soon that one ends.
-        try:
-            process = subprocess.Popen(
-                argv, cwd=folder, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
-            )
-        except OSError as exc:
-            started.set_exception(exc)
-            return
-        started.set_result(process)
-        process.wait()
-
-    threading.Thread(target=keep, name="embedded-kafka", daemon=True).start()
-    return started.result()
 
 
 def _answers(port: int) -> bool:

@@ -14,6 +14,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import SecretStr
+
 from streams import topics
 from streams.embedded_kafka import EmbeddedKafka, EmbeddedKafkaError
 from streams.processes import Child, Processes, StepError
@@ -89,6 +91,14 @@ async def local_run(
             update={
                 "kafka": kafka,
                 "tier1": settings.tier1.model_copy(update={"base_url": tier1_url}),
+                "tier2": settings.tier2.model_copy(
+                    update={
+                        "provider": chosen.provider,
+                        "base_url": chosen.base_url,
+                        "model": chosen.model,
+                        "api_key": SecretStr(RECORDING_KEY if chosen.recorded else ""),
+                    }
+                ),
             }
         )
         yield LocalRun(kafka, told, environment, chosen, processes, folder)
@@ -153,16 +163,15 @@ async def _models(
         processes.start(_recorded_frontier(company, chosen.base_url))
         waits.append(processes.wait_ready("recorded-frontier"))
     await asyncio.gather(*waits)
-    say(
-        f"tier-1      SmolLM2-135M with {settings.company}'s adapter on llama.cpp, ready in {time.monotonic() - started:.1f} s"
-    )
+    ready_s = time.monotonic() - started
+    say(f"tier-1      SmolLM2-135M with {settings.company}'s adapter on llama.cpp, ready in {ready_s:.1f} s")
     say(f"tier-2      {chosen.description}")
 
 
 def _tier1_server(company: Path, url: str) -> Child:
     port = url.split(":")[2].split("/")[0]
-    argv = (sys.executable, "-m", "workers.tier1.local_server", "--port", port)
-    argv += ("--adapter", str(company / "tier1" / "adapter.gguf"), "--threads", "1")
+    adapter = str(company / "tier1" / "adapter.gguf")
+    argv = (sys.executable, "-m", "workers.tier1.local_server", "--port", port, "--adapter", adapter)
     return Child("tier1-server", argv, f"http://127.0.0.1:{port}/health", restart=True)
 
 

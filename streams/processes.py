@@ -5,24 +5,22 @@ stop the children in order; should we be killed, the kernel stops them (Linux).
 """
 
 import asyncio
-import ctypes
 import os
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
 
+from streams.spawn import spawn
+
 STOP_LIMIT_S = 25.0
 """Longer than a stage's drain time; past it a child is killed."""
 MOST_RESTARTS = 5
 """A child that dies this often will not get better by itself."""
-
-_PR_SET_PDEATHSIG = 1
 
 
 class StepError(Exception):
@@ -40,14 +38,6 @@ class Child:
     environment: Mapping[str, str] = field(default_factory=dict)
     restart: bool = False
     """Whether to start it again when it dies: stages yes, they continue where they were."""
-
-
-def dies_with_its_parent() -> Callable[[], None] | None:
-    """What a child does first, on Linux: ask the kernel for a SIGTERM when its parent dies."""
-    if sys.platform != "linux":
-        return None
-    prctl = ctypes.CDLL(None).prctl
-    return lambda: prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 @dataclass
@@ -71,14 +61,11 @@ class Processes:
 
     def _spawn(self, child: Child) -> subprocess.Popen[bytes]:
         with (self.folder / f"{child.name}.log").open("ab") as log:
-            return subprocess.Popen(
+            return spawn(
                 child.argv,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env={**os.environ, **child.environment},
-                start_new_session=True,
-                preexec_fn=dies_with_its_parent(),  # noqa: PLW1509 - no threads of ours hold locks here
+                output=log.fileno(),
+                when_orphaned=signal.SIGTERM,
+                environment={**os.environ, **child.environment},
             )
 
     async def wait_ready(self, name: str, limit_s: float = 60.0) -> None:

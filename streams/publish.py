@@ -53,12 +53,16 @@ def tickets(lines: Iterable[bytes]) -> Iterable[Ticket]:
                 raise BadLineError(f"line {number}: {exc.reason}") from exc
 
 
+def _lines(file: str) -> list[bytes]:
+    return sys.stdin.buffer.readlines() if file == "-" else Path(file).read_bytes().splitlines()
+
+
 async def publish_file(file: str, settings: KafkaSettings, console: Console) -> int:
     """Publish a file of JSON lines (`-` is standard input); returns how many tickets went out.
 
     Raises: BadLineError for the first line that is no ticket; those before it are published.
     """
-    lines = sys.stdin.buffer.readlines() if file == "-" else Path(file).read_bytes().splitlines()
+    lines = await asyncio.to_thread(_lines, file)
     sent: list[asyncio.Future[object]] = []
     async with producer(settings) as client:
         for ticket in track(tickets(lines), "publishing", total=len(lines), console=console, transient=True):

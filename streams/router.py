@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
-from workers.router.classifier import Classifier, ticket_text
-from workers.router.policy import decide
 
 from schemas.events import Event
 from schemas.policy import Policy
@@ -17,6 +15,8 @@ from schemas.topics import TICKETS, TIER1, TIER2
 from streams.runtime.clock import age_s, utc_now
 from streams.runtime.stage import Done, Output, Record, Result, Stage
 from streams.settings import Settings
+from workers.router.classifier import Classifier, ticket_text
+from workers.router.policy import decide
 
 
 def stage(settings: Settings) -> Stage[Ticket]:

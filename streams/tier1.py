@@ -11,17 +11,28 @@ from streams.runtime.clock import age_s, utc_now
 from streams.runtime.stage import DeadLetter, Done, Output, Record, Stage, concurrently, dead_letter
 from streams.settings import Settings
 from workers.errors import PermanentError, RetryableError
+from workers.knowledge import load_knowledge
 from workers.tier1.drafting import Tier1
 from workers.tier1.openai_engine import OpenAIConfig, OpenAIEngine
 
 
 @asynccontextmanager
-async def stage(settings: Settings) -> AsyncIterator[Stage[Routed]]:
-    """The tier-1 stage on its engine's connection pool."""
+async def tier1_worker(settings: Settings) -> AsyncIterator[Tier1]:
+    """The worker on its engine's connection pool."""
     config = settings.tier1
     key = config.api_key.get_secret_value() if config.api_key else None
+    knowledge = load_knowledge(settings.knowledge)
     async with OpenAIEngine(OpenAIConfig(config.base_url, config.model, config.timeout_s, key)) as engine:
-        tier1 = Tier1(engine, settings.company, config.max_tokens, config.usd_per_hour)
+        yield Tier1(engine, settings.company, knowledge, config.max_tokens, config.usd_per_hour)
+
+
+@asynccontextmanager
+async def stage(settings: Settings) -> AsyncIterator[Stage[Routed]]:
+    """The tier-1 stage.
+
+    Raises: ValueError for an unreadable knowledge file.
+    """
+    async with tier1_worker(settings) as tier1:
 
         async def handle(record: Record[Routed]) -> Done:
             draft = await tier1.answer(record.value)
@@ -34,8 +45,8 @@ async def stage(settings: Settings) -> AsyncIterator[Stage[Routed]]:
             Routed,
             concurrently(handle),
             give_up=to_tier2,
-            batch_size=config.in_flight,
-            ready=engine.ready,
+            batch_size=settings.tier1.in_flight,
+            ready=tier1.engine.ready,
         )
 
 

@@ -27,7 +27,8 @@ async def up(
 
 def _how_to(bootstrap_servers: str, recorded: bool, folder: Path) -> str:
     known = (
-        "\nTier-2 is a recording of answers to the example tickets: another ticket that needs it goes to a person (handoffs).\n"
+        "\nTier-2 is a recording of answers to the example tickets: any other ticket that needs it goes to a person\n"
+        "(handoffs). "
         "Set ANTHROPIC_API_KEY or OPENAI_API_KEY for the real thing.\n"
         if recorded
         else ""

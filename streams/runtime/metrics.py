@@ -52,7 +52,8 @@ def serve(port: int, health: Health) -> WSGIServer:
     def app(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         probe = {"/healthz": health.alive, "/readyz": health.ready}.get(environ["PATH_INFO"])
         if probe is None:
-            return metrics_app(environ, start_response)
+            pages: Iterable[bytes] = metrics_app(environ, start_response)
+            return pages
         good = probe()
         start_response("200 OK" if good else "503 Service Unavailable", [("Content-Type", "text/plain")])
         return [b"ok\n" if good else b"not yet\n"]

@@ -12,8 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from schemas.tickets import Ticket
-from workers.learning.company import Example
+from workers.learning.company import Example, as_ticket
 from workers.tier1.prompts import chat
 
 TARGETS = {
@@ -36,7 +35,7 @@ class Recipe:
     alpha: int = 32
     learning_rate: float = 1e-3
     batch_size: int = 8
-    epochs: float = 2.5
+    epochs: float = 1.6
     warmup_steps: int = 8
     seed: int = 7
     threads: int = 2
@@ -53,8 +52,17 @@ class Pair:
         return len(self.prompt) + len(self.answer)
 
 
-def train(base: Path, examples: Sequence[Example], company: str, out: Path, recipe: Recipe) -> Path:
-    """Train an adapter on (ticket, reference answer) pairs; writes a peft folder and returns it."""
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """A ticket, the passages it goes with, and the answer to give."""
+
+    example: Example
+    passages: tuple[str, ...]
+    """Texts, likeliest first."""
+
+
+def train(base: Path, lessons: Sequence[Lesson], company: str, out: Path, recipe: Recipe) -> Path:
+    """Train an adapter on lessons; writes a peft folder and returns it."""
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -67,7 +75,7 @@ def train(base: Path, examples: Sequence[Example], company: str, out: Path, reci
     model = get_peft_model(
         model, LoraConfig(r=recipe.rank, lora_alpha=recipe.alpha, target_modules=list(TARGETS), task_type="CAUSAL_LM")
     )
-    pairs = [_pair(tokenizer, example, company) for example in examples]
+    pairs = [_pair(tokenizer, lesson, company) for lesson in lessons]
     batches = list(_batches(pairs, recipe))
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=recipe.learning_rate)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _warm_then_fall(recipe.warmup_steps, len(batches)))
@@ -88,24 +96,11 @@ def train(base: Path, examples: Sequence[Example], company: str, out: Path, reci
     return out
 
 
-def _pair(tokenizer: Any, example: Example, company: str) -> Pair:
-    messages = chat(as_ticket(example), company)
+def _pair(tokenizer: Any, lesson: Lesson, company: str) -> Pair:
+    messages = chat(as_ticket(lesson.example), company, lesson.passages)
     prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=False)
-    answer = tokenizer(example.reference, add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id]
+    answer = tokenizer(lesson.example.reference, add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id]
     return Pair(list(prompt), answer)
-
-
-def as_ticket(example: Example) -> Ticket:
-    """An example as a helpdesk would publish it: nothing of its answer key goes along."""
-    return Ticket(
-        ticket_id=example.ticket_id,  # type: ignore[arg-type]
-        tenant="fernway",
-        channel=example.channel,
-        language=example.language,
-        subject=example.subject,
-        body=example.body,
-        context=example.context,
-    )
 
 
 def _batches(pairs: list[Pair], recipe: Recipe) -> Iterator[list[Pair]]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from schemas.tickets import Ticket, TicketId
 from workers.knowledge import Passage, load_knowledge
 from workers.learning.rubric import Claim, Fact, Rubric, grade, numbers_in
 
@@ -123,11 +124,24 @@ def _example(
         context=context,
         reference=reference,
         rubric=Rubric(
-            states=tuple(Fact(f["fact"], tuple(filled(a, escape=True) for a in f["any"])) for f in row["states"]),  # type: ignore[arg-type]
+            states=tuple(Fact(f["fact"], tuple(filled(a, escape=True) for a in f["any"])) for f in row["states"]),
             forbids=tuple(Claim(c["claim"], tuple(c["any"])) for c in row.get("forbids", ())),
             numbers=numbers_in(" ".join(allowed)),
         ),
         wrong=tuple(filled(w) for w in row.get("wrong", ())),
+    )
+
+
+def as_ticket(example: Example) -> Ticket:
+    """An example as a helpdesk would publish it: nothing of its answer key goes along."""
+    return Ticket(
+        ticket_id=TicketId(example.ticket_id),
+        tenant="fernway",
+        channel=example.channel,
+        language=example.language,
+        subject=example.subject,
+        body=example.body,
+        context=example.context,
     )
 
 

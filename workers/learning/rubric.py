@@ -7,18 +7,17 @@ answer key.
 
 import re
 from dataclasses import dataclass
-from typing import NewType
-
-Pattern = NewType("Pattern", str)
-"""A regular expression, searched case-insensitively in the normalised answer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fact:
-    """One thing an acceptable answer says: any of the patterns is found in it."""
+    """One thing an acceptable answer says: any of the patterns is found in it.
+
+    A pattern is a regular expression, searched case-insensitively in the normalised answer.
+    """
 
     fact: str
-    any: tuple[Pattern, ...]
+    any: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +25,7 @@ class Claim:
     """One thing an acceptable answer does not say: none of the patterns is found in it."""
 
     claim: str
-    any: tuple[Pattern, ...]
+    any: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,10 +67,21 @@ def _plain(number: str) -> str:
     return plain.removesuffix(".00")
 
 
+_TYPOGRAPHY = {
+    0x2018: "'",
+    0x2019: "'",
+    0x201C: '"',
+    0x201D: '"',
+    0x2013: "-",
+    0x2014: "-",
+    0x00A0: " ",
+}
+"""Quotes, dashes and the no-break space, by code point, with their plain forms."""
+
+
 def normalised(text: str) -> str:
-    """Typographic quotes, dashes and white space made plain, so that patterns stay simple."""
-    plain = text.translate(str.maketrans({"’": "'", "‘": "'", "“": '"', "”": '"', "–": "-", "—": "-", "\u00a0": " "}))
-    return " ".join(plain.split())
+    """Typography and white space made plain, so that patterns stay simple."""
+    return " ".join(text.translate(_TYPOGRAPHY).split())
 
 
 def grade(answer: str, rubric: Rubric) -> Grade:
@@ -84,5 +94,5 @@ def grade(answer: str, rubric: Rubric) -> Grade:
     )
 
 
-def _found(patterns: tuple[Pattern, ...], text: str) -> bool:
+def _found(patterns: tuple[str, ...], text: str) -> bool:
     return any(re.search(pattern, text, re.IGNORECASE) for pattern in patterns)

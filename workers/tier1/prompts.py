@@ -1,5 +1,6 @@
 """What tier-1 is asked: short, since on a CPU prompt tokens are dear, and the stable part first, so that it is cached."""
 
+from collections.abc import Sequence
 from typing import TypedDict
 
 from schemas.tickets import Ticket
@@ -17,11 +18,15 @@ class ChatMessage(TypedDict):
     content: str
 
 
-def chat(ticket: Ticket, company: str) -> list[ChatMessage]:
-    """The chat prompt of one ticket. The model's own chat template turns it into tokens."""
+def chat(ticket: Ticket, company: str, passages: Sequence[str]) -> list[ChatMessage]:
+    """The chat prompt of one ticket. The model's own chat template turns it into tokens.
+
+    `passages` are texts from the company's knowledge, likeliest first. They come
+    before the ticket: tickets about the same thing then share a cached prefix.
+    """
     return [
         {"role": "system", "content": SYSTEM.format(company=company)},
-        {"role": "user", "content": question(ticket)},
+        {"role": "user", "content": "\n\n".join((*passages, question(ticket)))},
     ]
 
 
