@@ -92,8 +92,9 @@ async def _watched(run: LocalRun, chosen: Sequence[Example], per_s: float, conso
 
     Raises: StepError if a process can't be kept running, or nothing comes out any more.
     """
-    tally = Tally()
-    async with reader(run.kafka, [ANSWERS, HANDOFFS, EVENTS, DEAD_LETTERS]) as source:
+    # Only what comes from now on: a broker that is not ours may hold an earlier run with the same ticket ids.
+    tally = Tally(tickets=frozenset(TicketId(e.ticket_id) for e in chosen))
+    async with reader(run.kafka, [ANSWERS, HANDOFFS, EVENTS, DEAD_LETTERS], from_start=False) as source:
         work = asyncio.gather(run.processes.watch(), _publish(run, chosen, per_s, tally))
         try:
             with live_view.show(tally, len(chosen), run.processes.states, console) as refresh:

@@ -22,7 +22,7 @@ WIDE, NARROW = 720, 328
 STYLE = Path(__file__).with_name("report_page.css")
 COST_COLOURS = ("small", "tier1", "up", "check", "tier2")
 """Of a cost's parts, in their order: router, tier-1 shipped, tier-1 refused, checker, tier-2."""
-ROUTES = {"tier1": ("tier-1", "tier1"), "tier2": ("tier-2", "tier2"), "escalated": ("of these, escalated", "up")}
+ROUTES = {"tier1": ("tier-1", "tier1"), "tier2": ("tier-2", "tier2"), "escalated": ("escalated", "up")}
 
 
 def page(report: Report) -> str:
@@ -163,11 +163,12 @@ def _cost(report: Report) -> Markup:
         ("all-tier-2", usd(alone) if alone else NOT_MEASURED, ""),
     ]
     own_usd = costs.total_usd - costs.tier2_usd
+    share = percent(ratio(own_usd, costs.total_usd))
     own = Stack("All but tier-2, enlarged", f"{usd(own_usd)} per 1,000", parts[:-1])
     return _section(
         "What it cost",
-        f"Router, tier-1 (refused drafts included) and checker together are {percent(ratio(own_usd, costs.total_usd))} of the cost; the rest is tier-2. "
-        + (f"All-tier-2: {NOT_MEASURED}." if alone is None else ""),
+        f"Router, tier-1 (refused drafts included) and checker together are {share} of the cost; the rest is tier-2."
+        + (f" All-tier-2: {NOT_MEASURED}." if alone is None else ""),
         _chart(
             legend({p.label: p.colour for p in parts}),
             lambda w: join(
@@ -194,8 +195,9 @@ def _quality(report: Report) -> Markup:
     ]
     return _section(
         "How good the answers were",
-        "An answer is acceptable if it states what the ticket's rubric asks for, claims nothing that it forbids and makes "
-        "no number up. A ticket that went to a person counts as not answered. Few tickets a category: read the counts.",
+        "An answer is acceptable if it states what the ticket's rubric asks for, claims nothing that it forbids and "
+        "makes no number up. A ticket that went to a person counts as not answered. Categories are small: read the "
+        "counts.",
         _chart(
             legend(keys),
             lambda width: grouped_bars("Acceptable answers by category", [_group(*g) for g in groups.items()], width),
@@ -210,7 +212,9 @@ def _group(name: str, q: Quality) -> Group:
         ("all-tier-2", "tier2", q.tier2_alone),
         ("tier-1 alone", "tier1", q.tier1_alone),
     )
-    parts = tuple(Part(f"{label}: {n} of {q.tickets}", c, n / q.tickets) for label, c, n in bars if n is not None)
+    parts = tuple(
+        Part(f"{label}: {n} of {q.tickets}", c, ratio(n, q.tickets) or 0.0) for label, c, n in bars if n is not None
+    )
     return Group(name, f"{q.acceptable} of {q.tickets}", parts)
 
 
@@ -221,16 +225,14 @@ def _count(count: int | None) -> str:
 def _checker(report: Report) -> Markup:
     reasons = [(reason.replace("_", " "), count) for reason, count in report.reasons.most_common()]
     text = (
-        f"{_some(report.escalated, 'ticket')} went up after tier-1 had tried. {len(report.good_refused)} of the refused "
-        "drafts were good after all: those tickets were paid for twice. Of the drafts that the checker let pass, "
-        f"{len(report.bad_shipped)} of {len(report.shipped('tier1'))} were bad."
+        f"{_some(report.escalated, 'ticket')} went up after tier-1 had tried. {len(report.good_refused)} of the "
+        "refused drafts were good after all: those tickets were paid for twice. Of the drafts that passed the "
+        f"checker, {len(report.bad_shipped)} of {len(report.shipped('tier1'))} were bad."
     )
     if not reasons:
         return _section("What was refused, and why", text)
     rows = [(reason, str(count)) for reason, count in reasons]
-    chart = _chart(
-        "", lambda w: counts("Why drafts were refused", reasons, "up", w), _table(("reason", "drafts"), rows)
-    )
+    chart = _chart("", lambda w: counts("Why tickets went up", reasons, "up", w), _table(("reason", "tickets"), rows))
     return _section("What was refused, and why", text, chart)
 
 
@@ -246,7 +248,8 @@ def _latency(report: Report) -> Markup:
         return _section("How long it took", "Nothing was answered.")
     return _section(
         "How long it took",
-        "From the ticket's record on the tickets topic to its answer. A thin line is an answer, the bars are median and 95%.",
+        "From the ticket's record on the tickets topic to its answer. A thin line is an answer; the bars are "
+        "the median and the 95th percentile.",
         _chart("", lambda w: strips("Seconds to the answer", rows, w), _table(("", "answers", "p50", "p95"), numbers)),
     )
 

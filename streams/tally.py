@@ -30,6 +30,8 @@ class Latency:
 class Tally:
     """What has been seen so far. The publisher adds to `published`, who reads the dead letters to `dead_letters`."""
 
+    tickets: frozenset[TicketId] | None = None
+    """The run's tickets: a record of any other (an earlier run's, a stranger's) is left out. None counts all."""
     published: int = 0
     dead_letters: int = 0
     """Records on the dead-letters topic; they need not be tickets of this run, see `dead_lettered`."""
@@ -38,7 +40,9 @@ class Tally:
     events: dict[str, Event] = field(default_factory=dict)
 
     def add(self, record: Ending | Event) -> None:
-        """Count a record, if it has not been counted before."""
+        """Count a record, if it is of this run and has not been counted before."""
+        if self.tickets is not None and _ticket_of(record) not in self.tickets:
+            return
         match record:
             case Answer():
                 self.answers.setdefault(record.ticket_id, record)
@@ -94,6 +98,10 @@ class Tally:
     def outcomes(self) -> Counter[tuple[str, str]]:
         """How many events of each stage and outcome."""
         return Counter((e.stage, e.outcome) for e in self.events.values())
+
+
+def _ticket_of(record: Ending | Event) -> TicketId:
+    return record.ticket.ticket_id if isinstance(record, Handoff) else record.ticket_id
 
 
 def dead_lettered(events: Iterable[Event]) -> frozenset[TicketId]:

@@ -1,4 +1,4 @@
-"""The company's knowledge: passages with ids, read from TOML. Tier-2 is given it, the checker compares answers with it."""
+"""The company's knowledge: passages with ids, from TOML. Both tiers answer from it, the checker compares with it."""
 
 import tomllib
 from dataclasses import dataclass

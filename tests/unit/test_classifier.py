@@ -20,7 +20,7 @@ from workers.router.classifier import Batching, Classifier, batches, padded, tic
 
 WORDS = ["[PAD]", "[UNK]", "refund", "router", "invoice", "red", "light", "please"]
 MAX_TOKENS = 6
-METADATA = {"categories": json.dumps(["billing", "faults"]), "max_tokens": str(MAX_TOKENS)}
+METADATA = {"passages": json.dumps(["billing.refund", "faults.light"]), "max_tokens": str(MAX_TOKENS)}
 
 # The few protobuf messages of ONNX that the toy needs: (field number, value) pairs. Source: onnx.proto.
 Field = tuple[int, "int | str | bytes | list[Field]"]
@@ -76,8 +76,8 @@ def toy_graph(metadata: dict[str, str]) -> bytes:
         node("Mul", "vectors mask_column", "kept"),
         node("ReduceSum", "kept second_axis", "summed", keepdims=0),
         node("LpNormalization", "summed", "embedding", axis=-1, p=2),
-        node("MatMul", "embedding kinds", "category_logits"),
-        node("Softmax", "category_logits", "category_probs", axis=-1),
+        node("MatMul", "embedding kinds", "passage_logits"),
+        node("Softmax", "passage_logits", "passage_probs", axis=-1),
         node("ReduceSum", "mask second_axis", "words", keepdims=0),
         node("Neg", "words", "fewer"),
         node("Sigmoid", "fewer", "p_ok"),
@@ -89,7 +89,7 @@ def toy_graph(metadata: dict[str, str]) -> bytes:
         value(11, "input_ids", INT64, "batch", "sequence"),
         value(11, "attention_mask", INT64, "batch", "sequence"),
         value(12, "p_ok", FLOAT, "batch"),
-        value(12, "category_probs", FLOAT, "batch", "categories"),
+        value(12, "passage_probs", FLOAT, "batch", "passages"),
         value(12, "embedding", FLOAT, "batch", "width"),
     ]
     properties: list[Field] = [(14, [(1, key), (2, text)]) for key, text in metadata.items()]
@@ -193,10 +193,10 @@ def test_a_tokenizer_that_is_none_is_named(model: Path, tmp_path: Path) -> None:
         Classifier(tmp_path / "model.onnx")
 
 
-@pytest.mark.parametrize("metadata", [{}, METADATA | {"max_tokens": "many"}, METADATA | {"categories": "billing"}])
+@pytest.mark.parametrize("metadata", [{}, METADATA | {"max_tokens": "many"}, METADATA | {"passages": "billing"}])
 def test_a_graph_without_our_metadata_is_refused(tmp_path: Path, metadata: dict[str, str]) -> None:
     """Any other ONNX file, say: without the names a category is only a number."""
-    with pytest.raises(ValueError, match="metadata lacks categories or max_tokens"):
+    with pytest.raises(ValueError, match="metadata lacks passages or max_tokens"):
         Classifier(write_model(tmp_path, metadata))
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from workers.knowledge import Passage
 from workers.learning import router
 from workers.learning.company import Example, as_ticket, load_company
 from workers.learning.router import (
@@ -31,7 +32,7 @@ TRAINS = pytest.mark.timeout(600)
 
 
 def scores(p_ok: float, category: str = "billing") -> Scores:
-    return Scores(p_ok, category, 0.9, np.zeros(384, np.float32))
+    return Scores(p_ok, category, 0.9, (f"{category}.a", f"{category}.b"), np.zeros(384, np.float32))
 
 
 def truths(text: str) -> np.ndarray:
@@ -60,10 +61,16 @@ def test_agreement_needs_the_same_category_and_the_same_side_of_a_half() -> None
 
 def test_measures_look_at_the_labelled_rows_only() -> None:
     """A row without a label still counts for the category."""
-    rows = [Labelled("a", "billing", True), Labelled("b", "faults", False), Labelled("c", "faults", None)]
+    rows = [
+        Labelled("a", "billing", "billing.a", True),
+        Labelled("b", "faults", "billing.b", False),
+        Labelled("c", "faults", None, None),
+    ]
     found = measures(rows, [scores(1.0), scores(0.0), scores(0.9, "faults")])
     assert found == {
         "category_accuracy": 0.6667,
+        "passage_first": 0.5,
+        "passage_picked": 1.0,
         "acceptable_share": 0.5,
         "p_ok_mean": 0.5,
         "p_ok_calibration_error": 0.0,
@@ -95,33 +102,33 @@ def test_calibration_falls_back_to_the_base_rate_where_the_logits_mislead() -> N
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([Labelled("a", "billing", True)] * 9 + [Labelled("b", "faults", False)] * 4, "4 of category faults"),
-        ([Labelled("a", "billing", True)] * 9 + [Labelled("b", "faults", True)] * 9, "0 of label acceptable = False"),
+        (
+            [Labelled("a", "billing", "billing.a", True)] * 9
+            + [Labelled("b", "faults", "faults.b", False)] * 5
+            + [Labelled("c", "faults", "faults.c", None)] * 4,
+            "4 of passage faults.c",
+        ),
+        ([Labelled("a", "billing", "billing.a", True)] * 18, "0 of label acceptable = False"),
     ],
 )
 def test_too_few_examples_are_an_error_that_says_of_what(rows: list[Labelled], message: str) -> None:
     """Cross-validation needs one of each a fold."""
     pytest.importorskip("sklearn")
+    passages = ["billing.a", "faults.b", "faults.c"]
     with pytest.raises(ValueError, match=f"{message}.*{FOLDS} of each"):
-        fit_heads(rows, np.zeros((len(rows), 384)), np.zeros(len(rows)))
-
-
-def test_two_categories_are_as_good_as_twelve() -> None:
-    """scikit-learn has another form for two; the graph's softmax gives its probabilities all the same."""
-    pytest.importorskip("sklearn")
-    rng = np.random.default_rng(5)
-    rows = [Labelled("", "faults" if i % 2 else "billing", i % 3 > 0) for i in range(60)]
-    embeddings = rng.normal(size=(60, 384)) / 20
-    embeddings[1::2, 0] += 0.5
-    heads = fit_heads(rows, embeddings, np.full(60, 3.0))
-    assert heads.category_weights.shape == (384, 2)
-    chosen = (embeddings @ heads.category_weights + heads.category_bias).argmax(axis=1)
-    assert np.mean([heads.categories[c] == row.category for c, row in zip(chosen, rows, strict=True)]) > 0.95
+        fit_heads(rows, np.zeros((len(rows), 384)), np.zeros(len(rows)), np.eye(3, 384), passages)
 
 
 def labelled(example: Example) -> Labelled:
     """A stand-in for a run of tier-1: a routine ticket's draft was acceptable, a complex one's was not."""
-    return Labelled(ticket_text(as_ticket(example)), example.category, example.kind == "routine")
+    routine = example.kind == "routine"
+    passage = f"{example.category}.{example.intent}" if routine else None
+    return Labelled(ticket_text(as_ticket(example)), example.category, passage, routine)
+
+
+def knowledge() -> list[Passage]:
+    """Of the few categories only."""
+    return [p for p in load_company(FERNWAY).passages if p.category in CATEGORIES]
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +154,7 @@ def trained(
 ) -> tuple[Path, dict[str, object]]:
     """A trained router's folder and its card."""
     out = tmp_path_factory.mktemp("router")
-    return out, train_router(rows, validation, out, command="make learn")
+    return out, train_router(rows, validation, knowledge(), out, command="make learn")
 
 
 @TRAINS
@@ -213,5 +220,5 @@ def test_a_graph_that_decides_otherwise_than_float32_is_refused(
     """And nothing of it is left where a stage would find it."""
     monkeypatch.setattr(router, "LEAST_AGREEMENT", 1.01)
     with pytest.raises(ValueError, match="int8 and float32 agree on"):
-        train_router(rows, validation, tmp_path / "out")
+        train_router(rows, validation, knowledge(), tmp_path / "out")
     assert not (tmp_path / "out" / "model.onnx").exists()

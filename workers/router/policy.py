@@ -25,6 +25,7 @@ def decide(ticket: Ticket, scores: Scores, policy: Policy, cost_usd: float, rng:
         propensity=propensity,
         policy_version=policy.version,
         cost_usd=cost_usd,
+        passages=scores.passages,
     )
 
 

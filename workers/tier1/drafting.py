@@ -51,5 +51,5 @@ class Tier1:
 
     def prompt(self, routed: Routed) -> list[ChatMessage]:
         """The ticket's prompt, with the passages that the router picked. One that is no longer known is left out."""
-        picked = [self.passages[id] for id in routed.decision.passages if id in self.passages]
+        picked = [self.passages[p] for p in routed.decision.passages if p in self.passages]
         return chat(routed.ticket, self.company, picked)
