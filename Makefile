@@ -24,7 +24,7 @@ check: $(VENV)/dev.stamp
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
 
 bench: $(VENV)/run.stamp  ## run benchmarks/NAME.py; its last line is JSON (NAME=quality)
-	@$(BIN)/python benchmarks/$(NAME).py $(ARGS)
+	@PYTHONPATH=. $(BIN)/python benchmarks/$(NAME).py $(ARGS)
 
 schemas: $(VENV)/dev.stamp  ## write the JSON Schemas and the AsyncAPI document anew
 	@$(BIN)/headgate schemas

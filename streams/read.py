@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import AIOKafkaConsumer
 from msgspec import Struct
 
 from schemas.codec import decode
@@ -65,7 +65,10 @@ async def reader(settings: KafkaSettings, topics: Sequence[Topic], from_start: b
 
     Raises: KafkaError if the broker can't be reached; LookupError if a topic is not there.
     """
+    named = {settings.topic_prefix + topic.name: topic for topic in topics}
+    # Without a group every partition of the topics is assigned at once.
     client = AIOKafkaConsumer(
+        *named,
         bootstrap_servers=settings.bootstrap_servers,
         client_id="headgate-read",
         isolation_level="read_committed",
@@ -73,12 +76,9 @@ async def reader(settings: KafkaSettings, topics: Sequence[Topic], from_start: b
     )
     await client.start()
     try:
-        named = {settings.topic_prefix + topic.name: topic for topic in topics}
-        if missing := named.keys() - await client.topics():
+        if missing := named.keys() - {partition.topic for partition in client.assignment()}:
             raise LookupError(f"no topic {', '.join(sorted(missing))}: create them with `headgate topics apply`")
-        partitions = [TopicPartition(n, p) for n in named for p in sorted(client.partitions_for_topic(n))]
-        client.assign(partitions)
-        await (client.seek_to_beginning(*partitions) if from_start else client.seek_to_end(*partitions))
+        await (client.seek_to_beginning() if from_start else client.seek_to_end())
         yield Reader(client, named)
     finally:
         await client.stop()

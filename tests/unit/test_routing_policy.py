@@ -28,7 +28,9 @@ class Draws(random.Random):
 
 
 def scores(p_ok: float, category: str = "billing") -> Scores:
-    return Scores(p_ok=p_ok, category=category, p_category=0.9, passages=(f"{category}.a",), embedding=np.zeros(384, np.float32))
+    return Scores(
+        p_ok=p_ok, category=category, p_category=0.9, passages=(f"{category}.a",), embedding=np.zeros(384, np.float32)
+    )
 
 
 def policy(threshold: float = 0.5, explore_share: float = 0.0, **changes: object) -> Policy:
@@ -142,4 +144,5 @@ def test_the_decision_carries_its_grounds() -> None:
         propensity=1.0,
         policy_version="7",
         cost_usd=0.001,
+        passages=("billing.a",),
     )

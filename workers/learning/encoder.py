@@ -77,9 +77,10 @@ def _encoder_source() -> Path:
 def quantise(encoder: Path, out: Path) -> Path:
     """Write `encoder` with int8 weights, a scale for each output or word, to `out`; its tokenizer goes beside it.
 
-    The weights are int8 in the file (a quarter of the size) and float32 in use. Quantising the activations too
-    would double the speed, but it decided otherwise than float32 on 3 % of the tickets (weights alone: 0.5 %), made a
-    ticket's scores depend on the others in its batch and, on processors without VNNI, on the processor.
+    A quarter of the size, 1.3 times as fast as float32: onnxruntime fuses each weight with its product (MatMulNBits)
+    and quantises activations row by row, so a ticket's scores don't depend on its neighbours. Dynamic quantisation
+    (`quantize_dynamic`) is another 1.8 times as fast, but takes one scale for the whole batch: p_ok moved by up to
+    0.04 with the neighbours, and 3 % of the decisions were not float32's (here 2 %; means of ten simulated labellings).
     """
     import onnx
 

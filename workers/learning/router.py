@@ -36,8 +36,8 @@ REGULARISATION = [0.3, 3.0, 30.0]
 
 LENGTH_WEIGHT = 0.3
 CERTAINTY_WEIGHT = 1.0
-"""Scales of log(tokens) and of the likeliest passage's probability beside the embedding, whose parts are about 0.05: what
-a feature weighs under one common regularisation. A guess, from trials with simulated labels."""
+"""Scales of log(tokens) and of the likeliest passage's probability beside the embedding, whose parts are about 0.05:
+what a feature weighs under one common regularisation. A guess, from trials with simulated labels."""
 
 _HEADS = """
 <ir_version: 10, opset_import: ["" : 18]>
