@@ -11,9 +11,9 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from schemas.drafts import Draft
 from schemas.tickets import Decision, Routed, RouteReason, TicketId, Tier
 from streams.local import LocalRun
-from streams.report import Baseline, Made
+from streams.reporting.report import Baseline, Made
+from streams.reporting.tally import Ending
 from streams.runtime.clock import utc_now
-from streams.tally import Ending
 from streams.tier1 import tier1_worker
 from streams.tier2 import tier2_config
 from workers.errors import PermanentError, RetryableError

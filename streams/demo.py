@@ -16,14 +16,15 @@ from schemas.answers import Answer, Handoff
 from schemas.events import Event
 from schemas.tickets import TicketId
 from schemas.topics import ANSWERS, DEAD_LETTERS, EVENTS, HANDOFFS
-from streams import baseline, live_view, report, report_page
+from streams import baseline
 from streams.local import LocalRun, local_run
 from streams.processes import StepError
 from streams.publish import producer, publish
 from streams.read import Reader, reader
+from streams.reporting import live_view, page, report
+from streams.reporting.tally import Tally
 from streams.runtime.clock import utc_now
 from streams.settings import Settings
-from streams.tally import Tally
 from workers.learning.company import Example, as_ticket, load_company
 
 SILENCE_LIMIT_S = 90.0
@@ -137,10 +138,10 @@ async def _collect(
 def _write(result: report.Report, options: DemoOptions, console: Console) -> None:
     figures = orjson.dumps(report.as_json(result))
     (options.folder / "report.json").write_bytes(figures)
-    page = options.folder / "report.html"
-    page.write_text(report_page.page(result), "utf-8")
+    path = options.folder / "report.html"
+    path.write_text(page.page(result), "utf-8")
     report.print_report(result, console)
-    console.print(f"The same as a page, with charts: {page}", highlight=False, soft_wrap=True)
+    console.print(f"The same as a page, with charts: {path}", highlight=False, soft_wrap=True)
     if options.as_json:
         print(figures.decode())
 

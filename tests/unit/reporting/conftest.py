@@ -11,7 +11,7 @@ import pytest
 from schemas.answers import Answer, Costs, GateReason, Handoff, HandoffReason, Verdict
 from schemas.events import Event
 from schemas.tickets import Attempt, Decision, RouteReason, Ticket, TicketId, Tier
-from streams.report import Baseline, Made, Report, RunMeta, build
+from streams.reporting.report import Baseline, Made, Report, RunMeta, build
 from workers.learning.company import Example, load_company
 
 FERNWAY = Path(__file__).parents[3] / "examples" / "fernway"

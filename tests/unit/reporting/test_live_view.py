@@ -6,8 +6,8 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from streams.live_view import LINE_S, line, show, view
-from streams.tally import Tally
+from streams.reporting.live_view import LINE_S, line, show, view
+from streams.reporting.tally import Tally
 
 UP = dict.fromkeys(("router", "tier1", "tier2", "checker", "tier1-server", "recorded-frontier"), "up")
 

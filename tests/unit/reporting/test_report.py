@@ -8,8 +8,8 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from schemas.tickets import TicketId
-from streams.cases import interval, percent, usd
-from streams.report import Baseline, Made, as_json, print_report
+from streams.reporting.cases import interval, percent, usd
+from streams.reporting.report import Baseline, Made, as_json, print_report
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""streams/report_page.py and what it is made of: one safe, self-contained, honest page."""
+"""streams/reporting/page.py and what it is made of: one safe, self-contained, honest page."""
 
 import re
 from dataclasses import replace
@@ -7,10 +7,10 @@ from html.parser import HTMLParser
 import pytest
 
 from schemas.tickets import TicketId
-from streams.charts import nice_step
-from streams.markup import Markup, el, join
-from streams.report import Baseline, Made
-from streams.report_page import page
+from streams.reporting.charts import nice_step
+from streams.reporting.markup import Markup, el, join
+from streams.reporting.page import page
+from streams.reporting.report import Baseline, Made
 
 HOSTILE = "</blockquote><script>alert(1)</script><img src=x onerror=alert(1)> & \"quoted\" 'too'"
 

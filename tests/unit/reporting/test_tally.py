@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 
 from schemas.tickets import TicketId
-from streams.tally import Tally, latency, quantile
+from streams.reporting.tally import Tally, latency, quantile
 
 
 def test_a_record_that_comes_twice_counts_once(make):

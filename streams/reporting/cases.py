@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from schemas.answers import Answer
 from schemas.tickets import Tier
-from streams.tally import Ending, is_escalated
+from streams.reporting.tally import Ending, is_escalated
 from workers.learning.company import Example
 from workers.learning.rubric import Grade
 

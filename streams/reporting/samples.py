@@ -7,9 +7,9 @@ company's tickets and stays on the machine that made it.
 from collections.abc import Iterator
 
 from schemas.answers import Answer, Handoff
-from streams.cases import Case, cost_of, usd
-from streams.markup import Markup, el, join
-from streams.report import Report
+from streams.reporting.cases import Case, cost_of, usd
+from streams.reporting.markup import Markup, el, join
+from streams.reporting.report import Report
 from workers.learning.rubric import Grade
 
 MOST = 40

@@ -10,7 +10,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from streams.tally import Tally, is_escalated, latency
+from streams.reporting.tally import Tally, is_escalated, latency
 
 REDRAW_S = 0.25
 LINE_S = 5.0

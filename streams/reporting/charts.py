@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from streams.markup import Markup, el, join
+from streams.reporting.markup import Markup, el, join
 
 LINE = 16
 """Height of a line of chart text."""

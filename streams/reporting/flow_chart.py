@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from streams.charts import LINE, svg
-from streams.markup import Markup, el, join
+from streams.reporting.charts import LINE, svg
+from streams.reporting.markup import Markup, el, join
 
 NODE_WIDTH = 8
 LABEL_WIDTH = 142

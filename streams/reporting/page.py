@@ -8,18 +8,18 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from schemas.answers import Answer
-from streams.cases import Case, Quality, interval, percent, ratio, usd
-from streams.charts import Group, Part, Stack, Strip, counts, grouped_bars, legend, stacks, strips
-from streams.flow_chart import Route, flow
-from streams.markup import Markup, el, join
-from streams.report import NOT_MEASURED, Report, as_json
-from streams.report_samples import samples
-from streams.tally import latency_s
+from streams.reporting.cases import Case, Quality, interval, percent, ratio, usd
+from streams.reporting.charts import Group, Part, Stack, Strip, counts, grouped_bars, legend, stacks, strips
+from streams.reporting.flow_chart import Route, flow
+from streams.reporting.markup import Markup, el, join
+from streams.reporting.report import NOT_MEASURED, Report, as_json
+from streams.reporting.samples import samples
+from streams.reporting.tally import latency_s
 
 WIDE, NARROW = 720, 328
 """Pixels: the page's column on a desktop, and on a phone 360 wide."""
 
-STYLE = Path(__file__).with_name("report_page.css")
+STYLE = Path(__file__).with_name("page.css")
 COST_COLOURS = ("small", "tier1", "up", "check", "tier2")
 """Of a cost's parts, in their order: router, tier-1 shipped, tier-1 refused, checker, tier-2."""
 ROUTES = {"tier1": ("tier-1", "tier1"), "tier2": ("tier-2", "tier2"), "escalated": ("escalated", "up")}

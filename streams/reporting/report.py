@@ -11,7 +11,7 @@ from rich.table import Table
 from schemas.answers import Answer, Handoff
 from schemas.events import Event
 from schemas.tickets import TicketId, Tier
-from streams.cases import (
+from streams.reporting.cases import (
     Case,
     Comparison,
     CostParts,
@@ -23,7 +23,7 @@ from streams.cases import (
     ratio,
     usd,
 )
-from streams.tally import Ending, Latency, dead_lettered, escalation_reasons, latency
+from streams.reporting.tally import Ending, Latency, dead_lettered, escalation_reasons, latency
 from workers.learning.company import Example
 from workers.learning.rubric import grade
 
