@@ -17,7 +17,7 @@ import httpx
 
 from streams.spawn import spawn
 
-STOP_LIMIT_S = 25.0
+STOP_LIMIT_S = 40.0
 """Longer than a stage's drain time; past it a child is killed."""
 MOST_RESTARTS = 5
 """A child that dies this often will not get better by itself."""

@@ -29,7 +29,12 @@ class Draws(random.Random):
 
 def scores(p_ok: float, category: str = "billing") -> Scores:
     return Scores(
-        p_ok=p_ok, category=category, p_category=0.9, passages=(f"{category}.a",), embedding=np.zeros(384, np.float32)
+        p_ok=p_ok,
+        category=category,
+        p_category=0.9,
+        passages=(f"{category}.a",),
+        passage_probs=np.ones(1, np.float32),
+        embedding=np.zeros(384, np.float32),
     )
 
 

@@ -30,12 +30,7 @@ class Checker:
         self.scorer = scorer
         self.policy = policy
         self.usd_per_hour = usd_per_hour
-        self.knowledge = self.embedded(classifier, passages)
-
-    @staticmethod
-    def embedded(classifier: Classifier, passages: Sequence[Passage]) -> EmbeddedKnowledge:
-        """The knowledge with its embeddings."""
-        return EmbeddedKnowledge(passages, classifier.embed([p.text for p in passages]))
+        self.knowledge = EmbeddedKnowledge.of(passages, classifier)
 
     def check(self, drafts: Sequence[Draft]) -> list[Verdict]:
         """One verdict a draft, in the same order. Blocks on the CPU: call it in a thread."""
@@ -50,8 +45,8 @@ class Checker:
         """Estimated probabilities that tier-1 drafts are acceptable."""
         if not drafts:
             return []
-        tickets = self.classifier.embed([ticket_text(d.routed.ticket) for d in drafts])
-        answers = self.classifier.embed([d.text for d in drafts])
+        tickets = self.classifier.classify([ticket_text(d.routed.ticket) for d in drafts])
+        answers = self.classifier.classify([d.text for d in drafts])
         rows = [features(d, t, a, self.knowledge) for d, t, a in zip(drafts, tickets, answers, strict=True)]
         return [float(s) for s in self.scorer.score(np.stack(rows))]
 

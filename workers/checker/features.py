@@ -2,21 +2,24 @@
 
 The strongest clue against a small distilled model is that its mistakes are
 fluent answers to another question. So ticket and answer are compared through
-the company's knowledge: the passage nearest to the answer should be the one
-nearest to the ticket, and the answer's numbers should stand there or in the
-ticket's own facts.
+the company's knowledge, twice: by the router's learned head, and by plain
+similarity of embeddings, which errs elsewhere. The passage that the answer comes
+from should be the one that the ticket asks about, and the answer's numbers
+should stand there or in the ticket's own facts.
 """
 
 import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from schemas.drafts import Draft
 from workers.knowledge import Passage
+from workers.router.classifier import Classifier, Scores
 
 NAMES = (
     "p_ok",
@@ -24,41 +27,55 @@ NAMES = (
     "token_probability_mean",
     "token_probability_q10",
     "token_probability_min",
-    "answer_tokens",
+    "answer_words",
     "ticket_words",
     "ticket_answer_similarity",
-    "ticket_passage_similarity",
-    "answer_passage_similarity",
-    "passage_margin",
+    "ticket_certainty",
+    "answer_certainty",
+    "answer_passage_asked_for",
+    "answer_passage_margin",
+    "readings_agree",
+    "similarity_margin",
+    "similarity_rank",
     "same_category",
     "ungrounded_numbers",
     "context_numbers_used",
 )
 """The features, in the order of the vector."""
 
-_NUMBER = re.compile(r"\d+(?:[.,:]\d+)*")
-
 
 @dataclass(frozen=True, slots=True)
 class EmbeddedKnowledge:
-    """Passages with their embeddings, (n, 384) float32 of unit length."""
+    """The company's passages as the classifier reads them."""
 
     passages: Sequence[Passage]
     embeddings: NDArray[np.float32]
+    """(passages, 384), unit length."""
+
+    @classmethod
+    def of(cls, passages: Sequence[Passage], classifier: Classifier) -> Self:
+        """Embed them."""
+        return cls(passages, classifier.embed([p.text for p in passages]))
 
 
-def features(
-    draft: Draft, ticket: NDArray[np.float32], answer: NDArray[np.float32], knowledge: EmbeddedKnowledge
-) -> NDArray[np.float32]:
-    """The feature vector of a draft, (len(NAMES),). `ticket` and `answer` are embeddings of unit length, (384,)."""
+LEAST = 1e-4
+"""Probabilities below it are all the same: never."""
+
+_NUMBER = re.compile(r"\d+(?:[.,:]\d+)*")
+
+
+def features(draft: Draft, ticket: Scores, answer: Scores, knowledge: EmbeddedKnowledge) -> NDArray[np.float32]:
+    """The feature vector of a draft, (len(NAMES),).
+
+    `ticket` and `answer` are the router graph's reading of the two texts.
+    """
     decision, asked = draft.routed.decision, draft.routed.ticket
-    to_ticket = knowledge.embeddings @ ticket
-    to_answer = knowledge.embeddings @ answer
-    source = int(to_answer.argmax())
-    passage = knowledge.passages[source]
     logprobs = draft.logprobs
+    to_ticket, to_answer = knowledge.embeddings @ ticket.embedding, knowledge.embeddings @ answer.embedding
+    source = int(to_answer.argmax())
+    of_source = float(ticket.passage_probs[int(answer.passage_probs.argmax())])
     context_numbers = _numbers(" ".join(asked.context))
-    grounded = _numbers(" ".join((asked.subject, asked.body, passage.text))) | context_numbers
+    grounded = _numbers(" ".join((asked.subject, asked.body, knowledge.passages[source].text))) | context_numbers
     stated = _numbers(draft.text)
     return np.array(
         [
@@ -69,17 +86,25 @@ def features(
             math.exp(logprobs.minimum) if logprobs else 0.0,
             math.log1p(len(draft.text.split())),
             math.log1p(len(asked.body.split())),
-            float(ticket @ answer),
-            float(to_ticket.max()),
-            float(to_answer[source]),
-            # How far the answer's passage is from being the ticket's best one: 0 when it is the best.
+            float(ticket.embedding @ answer.embedding),
+            _log(float(ticket.passage_probs.max())),
+            _log(float(answer.passage_probs.max())),
+            _log(of_source),
+            # 0 where the answer's passage is the one that the ticket most likely asks about.
+            _log(of_source) - _log(float(ticket.passage_probs.max())),
+            _log(float(ticket.passage_probs @ answer.passage_probs)),
             float(to_ticket.max() - to_ticket[source]),
-            float(passage.category == decision.category),
+            math.log1p(int((to_ticket > to_ticket[source]).sum())),
+            float(answer.category == decision.category),
             float(len(stated - grounded)),
             len(stated & context_numbers) / len(context_numbers) if context_numbers else 1.0,
         ],
         dtype=np.float32,
     )
+
+
+def _log(probability: float) -> float:
+    return math.log(max(probability, LEAST))
 
 
 def _numbers(text: str) -> set[str]:

@@ -19,12 +19,21 @@ Gate = Callable[[Draft], bool]
 _AS_AN_AI = re.compile(
     r"\bas an? (ai|artificial intelligence|language model)\b|\bi('m| am) (just )?an? (ai|language model)\b", re.I
 )
-_PLACEHOLDER = re.compile(r"\{\{?[\w .-]+\}?\}|\[(your|customer|agent|company|name|date|amount|insert)[^\]]*\]|<(name|date|amount|your [^>]*)>|\bX{3,}\b", re.I)  # fmt: skip
+_PLACEHOLDER = re.compile(
+    # In square brackets, unless it is a Markdown link.
+    r"\{\{?[\w .-]+\}?\}|\[(your|customer|agent|company|name|date|amount|insert)\b[^\]]*\](?!\()"
+    r"|<(name|date|amount|your [^>]*)>|\bX{3,}\b",
+    re.I,
+)
 _EMAIL = re.compile(r"[\w.+-]+@[\w-]+\.[\w.-]*\w")
-_LONG_NUMBER = re.compile(r"(?<![\w$.,])\+?\d(?:[ ()-]{0,2}\d){8,}(?!\w)")
+_LONG_NUMBER = re.compile(r"(?<![\w$.,])\+?\d(?:[ ()-]{0,2}\d){8,}(?!\w)|\b\d{3}\.\d{3}\.\d{4}\b")
+_DATE = re.compile(r"\b\d{4}-\d\d-\d\d\b")
 _ACTION_CLAIMED = re.compile(
-    r"\b(i|we)('ve| have)( now| just| already)? (credited|refunded|waived|applied|issued|removed|cancell?ed|processed|upgraded|added|booked|moved)\b"
-    r"|\b(i|we)( will|'ll) (credit|refund|waive|compensate)\b|\bwe guarantee\b|\bi promise\b",
+    r"\b(i|we)('ve| have)( now| just| already| also)?( gone ahead and)? "
+    r"(credited|refunded|waived|applied|issued|removed|cancell?ed|processed|upgraded|added|booked|moved)\b"
+    r"|\b(i|we)( just| already| also)? (credited|refunded|waived)\b|\b(has|have) been (credited|refunded|waived)\b"
+    r"|\b(i|we)( will|'ll)( also)? (credit|refund|waive|compensate)\b"
+    r"|\bwe guarantee\b|\bi promise (you|that|to|we|a)\b",
     re.I,
 )
 _INJECTION = re.compile(
@@ -35,13 +44,16 @@ _INJECTION = re.compile(
 
 OUR_PROMPTS = (tier1_prompts.SYSTEM, tier2_prompts.system(company="", knowledge=""))
 
+LEAST_WORDS, LEAST_CHARS = 3, 24
+"""An answer below both says nothing; characters, since several languages write no spaces (a guess)."""
+
 ECHOED_WORDS = 8
 """So many of our own prompt's words in a row are no coincidence (a guess)."""
 
 
 def empty(draft: Draft) -> bool:
-    """Fewer than three words answer nothing."""
-    return len(draft.text.split()) < 3
+    """A word or two answer nothing."""
+    return len(draft.text.split()) < LEAST_WORDS and len(draft.text.strip()) < LEAST_CHARS
 
 
 def truncated(draft: Draft) -> bool:
@@ -51,7 +63,7 @@ def truncated(draft: Draft) -> bool:
 
 def refusal(draft: Draft) -> bool:
     """The model or its provider declined, or the answer speaks of itself as a machine."""
-    return draft.finish_reason in ("refusal", "content_filter") or bool(_AS_AN_AI.search(draft.text))
+    return draft.finish_reason in ("refusal", "content_filter") or bool(_AS_AN_AI.search(_plain(draft.text)))
 
 
 def placeholder(draft: Draft) -> bool:
@@ -62,7 +74,7 @@ def placeholder(draft: Draft) -> bool:
 def wrong_language(draft: Draft) -> bool:
     """The answer is in another language than the ticket; unsure means no objection."""
     ticket = draft.routed.ticket
-    wanted = ticket.language.split("-")[0].lower() or guess(ticket.body)
+    wanted = re.split("[-_]", ticket.language)[0].lower() or guess(ticket.body)
     written = guess(draft.text)
     return bool(wanted and written and wanted != written)
 
@@ -72,13 +84,13 @@ def personal_data(draft: Draft) -> bool:
     given = _given(draft)
     addresses = (m[0].lower() not in given.lower() for m in _EMAIL.finditer(draft.text))
     digits = re.sub(r"\D", "", given)
-    numbers = (re.sub(r"\D", "", m[0]) not in digits for m in _LONG_NUMBER.finditer(draft.text))
+    numbers = (re.sub(r"\D", "", m[0]) not in digits for m in _LONG_NUMBER.finditer(_DATE.sub("", draft.text)))
     return any(addresses) or any(numbers)
 
 
 def unfounded_promise(draft: Draft) -> bool:
     """The answer claims that something was done, or will be granted: no model here can do or grant anything."""
-    return bool(_ACTION_CLAIMED.search(draft.text))
+    return bool(_ACTION_CLAIMED.search(_plain(draft.text)))
 
 
 def injection_echo(draft: Draft) -> bool:
@@ -109,6 +121,11 @@ def failed_gates(draft: Draft) -> tuple[GateReason, ...]:
 def _given(draft: Draft) -> str:
     ticket = draft.routed.ticket
     return "\n".join((ticket.subject, ticket.body, *ticket.context, *(m.body for m in ticket.thread)))
+
+
+def _plain(text: str) -> str:
+    """Models write typographic apostrophes as often as plain ones."""
+    return text.replace("\u2019", "'")
 
 
 def _words(text: str) -> list[str]:

@@ -15,9 +15,15 @@ from workers.tier1.prompts import chat
 TOKENS = 24
 """Greedy tokens recorded of each prompt."""
 
+LEAST_MARGIN = 1.0
+"""How far ahead of the second the first token must always be, in nats. llama.cpp rounds activations to 8 bits, which may
+turn a closer decision round; a wrong adapter moves logits by far more."""
+
+PROMPTS = 8
+
 
 def record(base: Path, adapter: Path, lessons: Sequence[Lesson], company: str, out: Path) -> None:
-    """Write prompts (as chat messages) with the first greedy tokens' text that the trained model gives."""
+    """Write PROMPTS prompts (as chat messages) with the first greedy tokens' text that the trained model gives."""
     import torch
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -28,8 +34,19 @@ def record(base: Path, adapter: Path, lessons: Sequence[Lesson], company: str, o
     for lesson in lessons:
         prompt = torch.tensor([pair(tokenizer, lesson, company).prompt])
         with torch.no_grad():
-            made = model.generate(input_ids=prompt, max_new_tokens=TOKENS, do_sample=False)
-        text = tokenizer.decode(made[0, prompt.shape[1] :], skip_special_tokens=True)
+            made = model.generate(
+                input_ids=prompt,
+                max_new_tokens=TOKENS,
+                do_sample=False,
+                return_dict_in_generate=True,
+                output_logits=True,
+            )
+        best = torch.cat(made.logits).topk(2).values
+        if (best[:, 0] - best[:, 1]).min() < LEAST_MARGIN:
+            continue
+        text = tokenizer.decode(made.sequences[0, prompt.shape[1] :], skip_special_tokens=True)
         messages = chat(as_ticket(lesson.example), company, lesson.passages)
         rows.append({"messages": messages, "prompt_tokens": prompt.shape[1], "text": text})
+        if len(rows) == PROMPTS:
+            break
     out.write_text(json.dumps({"max_tokens": TOKENS, "prompts": rows}, indent=1) + "\n")

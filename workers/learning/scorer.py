@@ -15,6 +15,7 @@ from workers.checker.scorer import Scorer
 REGULARISATION = tuple(float(c) for c in np.logspace(-2, 1, 7))
 """Candidates for scikit-learn's C; cross-validation takes one."""
 FOLDS = 5
+REPEATS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,15 +52,19 @@ def fit(drafts: Sequence[LabelledDraft]) -> Scorer:
 
 
 def cross_fitted(drafts: Sequence[LabelledDraft]) -> NDArray[np.float64]:
-    """Scores, (n,), each from a model that has not seen its draft: what thresholds may be solved on."""
+    """Scores, (n,), each from models that have not seen its draft: what thresholds may be solved on.
+
+    The mean over several ways to fold: one alone moves the thresholds by chance.
+    """
     from sklearn.model_selection import StratifiedKFold
 
     labels = np.array([d.acceptable for d in drafts])
     scores = np.zeros(len(drafts))
-    for fitted, held_out in StratifiedKFold(FOLDS, shuffle=True, random_state=0).split(labels, labels):
-        scorer = fit([drafts[i] for i in fitted])
-        scores[held_out] = scorer.score(np.stack([drafts[i].features for i in held_out]))
-    return scores
+    for seed in range(REPEATS):
+        for fitted, held_out in StratifiedKFold(FOLDS, shuffle=True, random_state=seed).split(labels, labels):
+            scorer = fit([drafts[i] for i in fitted])
+            scores[held_out] += scorer.score(np.stack([drafts[i].features for i in held_out]))
+    return scores / REPEATS
 
 
 def _logistic(labels: NDArray[np.bool_]) -> Any:
@@ -88,8 +93,8 @@ def solve(
     is promised about the next ones. Of equally cheap pairs the stricter one wins.
     """
     best: tuple[float, float, float] | None = None
-    for p_threshold in np.arange(0.0, 1.0, 0.02):
-        for threshold in np.arange(0.0, 1.0, 0.01):
+    for p_threshold in _candidates(p_ok, 25):
+        for threshold in _candidates(scores, 200):
             tried = p_ok >= p_threshold
             shipped = tried & (scores >= threshold)
             if (shipped & ~acceptable).sum() > alpha * shipped.sum():
@@ -101,9 +106,14 @@ def solve(
     p_threshold, threshold = -best[2], -best[1]
     shipped = (p_ok >= p_threshold) & (scores >= threshold)
     return CategoryPolicy(
-        p_ok_threshold=round(float(p_threshold), 2),
-        score_threshold=round(float(threshold), 2),
+        p_ok_threshold=float(p_threshold),
+        score_threshold=float(threshold),
         labels=len(acceptable),
         shipped=int(shipped.sum()),
         bad_among_shipped=int((shipped & ~acceptable).sum()),
     )
+
+
+def _candidates(values: NDArray[np.float64], count: int) -> list[float]:
+    """Thresholds worth trying: quantiles, to three decimals."""
+    return sorted({round(float(v), 3) for v in np.quantile(values, np.linspace(0, 1, count))})

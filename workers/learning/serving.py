@@ -28,7 +28,7 @@ async def served_engine(adapter: Path | None) -> AsyncIterator[OpenAIEngine]:
     port = _free_port()
     argv = [sys.executable, "-m", "workers.tier1.local_server", "--port", str(port)]
     argv += ["--adapter", str(adapter)] if adapter else []
-    process = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = await asyncio.to_thread(_started, argv)
     try:
         await _wait(f"http://127.0.0.1:{port}/health", process)
         async with OpenAIEngine(OpenAIConfig(f"http://127.0.0.1:{port}/v1", "tier1", PATIENCE_S)) as engine:
@@ -49,6 +49,10 @@ async def _wait(url: str, process: subprocess.Popen[bytes]) -> None:
                 pass
             await asyncio.sleep(0.1)
     raise RuntimeError(f"the tier-1 server did not start within {START_LIMIT_S:.0f} s")
+
+
+def _started(argv: list[str]) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
 def _free_port() -> int:

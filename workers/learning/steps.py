@@ -11,7 +11,8 @@ that any one of them can be run again by itself. The test split is never read.
 
 import os
 import shutil
-from dataclasses import dataclass
+import tomllib
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -22,8 +23,7 @@ import numpy as np
 from schemas.drafts import Draft
 from schemas.policy import Policy
 from schemas.tickets import Decision, Routed, RouteReason
-from workers.checker.checker import Checker
-from workers.checker.features import features
+from workers.checker.features import EmbeddedKnowledge, features
 from workers.checker.gates import failed_gates
 from workers.learning import adapter, base_model, labelling, parity, passages, router, scorer
 from workers.learning.company import Company, Example, as_ticket, load_company
@@ -37,14 +37,13 @@ STEPS = ("adapter", "labels", "router", "checker")
 
 EPOCH = datetime.fromtimestamp(0, UTC)
 
-NAME = "Fernway"
 MAX_TOKENS = 120
 
-ALPHA = 0.02
+ALPHA = 0.05
 """Share of bad answers among those shipped from tier-1 that the thresholds may have on the labels: a choice."""
 
 TIER1_USD, TIER2_USD = 0.00002, 0.0011
-"""What an answer costs on either tier, roughly, as measured by `make demo`: the thresholds weigh one against the other."""
+"""What an answer costs on either tier, roughly, as `make demo` measures it: thresholds weigh one against the other."""
 
 
 async def learn(step: str, folder: Path, work: Path) -> None:
@@ -55,7 +54,6 @@ async def learn(step: str, folder: Path, work: Path) -> None:
     if step not in (*STEPS, "all"):
         raise ValueError(f"no step {step!r}: there are {', '.join(STEPS)} and all")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    work.mkdir(parents=True, exist_ok=True)
     school = School(folder, work)
     for name in STEPS if step == "all" else (step,):
         print(f"== {name}", flush=True)
@@ -77,9 +75,17 @@ class School:
     folder: Path
     work: Path
 
+    def __post_init__(self) -> None:
+        self.work.mkdir(parents=True, exist_ok=True)
+
     @cached_property
     def company(self) -> Company:
         return load_company(self.folder)
+
+    @cached_property
+    def name(self) -> str:
+        """The name in the prompts, from the company's settings."""
+        return str(tomllib.loads((self.folder / "headgate.toml").read_text("utf-8"))["company"])
 
     @cached_property
     def texts(self) -> dict[str, str]:
@@ -99,31 +105,35 @@ class School:
         return router.encoded(self.encoder, texts)[0]
 
     @cached_property
-    def picked(self) -> dict[str, tuple[str, ...]]:
-        """The passages that the system picks for every training and validation ticket.
+    def unseen_probs(self) -> dict[str, router.Floats]:
+        """Passage probabilities of every routine training ticket, by heads that have not seen it."""
+        routine = [e for e in self.company.split("train") if e.kind == "routine"]
+        subjects = [passage_of(e) for e in routine]
+        found = passages.out_of_fold(self.embedded(_texts(routine)), subjects, self.knowledge, sorted(self.texts))
+        return {e.ticket_id: row for e, row in zip(routine, found, strict=True)}
 
-        Training tickets: by heads that have not seen them, as it will be for new tickets.
-        """
-        ids = [passage.id for passage in self.company.passages]
+    @cached_property
+    def picked(self) -> dict[str, tuple[str, ...]]:
+        """The passages that the system picks for every training and validation ticket."""
         routine = [e for e in self.company.split("train") if e.kind == "routine"]
         others = [e for e in self.company.split("train") if e.kind != "routine"] + self.company.split("validation")
-        seen, unseen = self.embedded(_texts(routine)), self.embedded(_texts(others))
         subjects = [passage_of(e) for e in routine]
-        head = passages.fit(seen, subjects, self.knowledge, ids)
-        folds = passages.out_of_fold(seen, subjects, self.knowledge, ids)
-        picks = passages.picked(folds, sorted(ids)) + passages.picked(head.probabilities(unseen), head.passages)
+        head = passages.fit(self.embedded(_texts(routine)), subjects, self.knowledge, list(self.texts))
+        seen = np.stack([self.unseen_probs[e.ticket_id] for e in routine])
+        unseen = head.probabilities(self.embedded(_texts(others)))
+        picks = passages.picked(np.vstack([seen, unseen]), head.passages)
         return {e.ticket_id: p for e, p in zip([*routine, *others], picks, strict=True)}
 
     async def learn_adapter(self) -> None:
         """Train the adapter, write it as GGUF, and record what it says, for the test of its server."""
         base = base_model.as_hugging_face(self.work / "base")
         lessons = [self.lesson(example) for example in distillation_set(self.company)]
-        trained = adapter.train(base, lessons, NAME, self.work / "adapter", adapter.Recipe())
+        trained = adapter.train(base, lessons, self.name, self.work / "adapter", adapter.Recipe())
         target = self.folder / "tier1"
         target.mkdir(exist_ok=True)
         adapter.to_gguf(trained, target / "adapter.gguf", base_model.HEADS, base_model.KV_HEADS)
         shutil.copyfile(trained / "recipe.json", target / "recipe.json")
-        parity.record(base, trained, lessons[:: len(lessons) // 8], NAME, target / "parity.json")
+        parity.record(base, trained, lessons[::17], self.name, target / "parity.json")
 
     def lesson(self, example: Example) -> adapter.Lesson:
         """A training ticket with the passages it goes with: the right one is always among them."""
@@ -136,7 +146,7 @@ class School:
         examples = label_set(self.company) + self.company.split("validation")
         picks = [self.picked[e.ticket_id] for e in examples]
         async with served_engine(self.folder / "tier1" / "adapter.gguf") as engine:
-            made = await labelling.outcomes(examples, picks, self.texts, engine, NAME, MAX_TOKENS)
+            made = await labelling.outcomes(examples, picks, self.texts, engine, self.name, MAX_TOKENS)
         labelling.save(made, self.work / "labels.jsonl")
         print(f"{sum(o.acceptable for o in made)} of {len(made)} drafts are acceptable")
 
@@ -180,14 +190,17 @@ class School:
         print(f"scorer AUROC {router.auroc(scores, good):.3f} (cross-fitted, {len(rows)} drafts)\n{default}")
 
     def rows(self, classifier: Classifier, drafts: list[tuple[Draft, bool]]) -> list[scorer.LabelledDraft]:
-        """Drafts as the scorer sees them."""
-        knowledge = Checker.embedded(classifier, self.company.passages)
-        tickets = classifier.embed([ticket_text(d.routed.ticket) for d, _ in drafts])
-        answers = classifier.embed([d.text for d, _ in drafts])
-        return [
-            scorer.LabelledDraft(features(d, t, a, knowledge), d.routed.decision.p_ok, ok)
-            for (d, ok), t, a in zip(drafts, tickets, answers, strict=True)
-        ]
+        """Drafts as the scorer sees them; training tickets as a graph reads them that has not seen them."""
+        tickets = classifier.classify([ticket_text(d.routed.ticket) for d, _ in drafts])
+        answers = classifier.classify([d.text for d, _ in drafts])
+        knowledge = EmbeddedKnowledge.of(self.company.passages, classifier)
+        rows = []
+        for (draft, acceptable), ticket, answer in zip(drafts, tickets, answers, strict=True):
+            unseen = self.unseen_probs.get(draft.routed.ticket.ticket_id)
+            probs = ticket.passage_probs if unseen is None else unseen.astype(np.float32)
+            row = features(draft, replace(ticket, passage_probs=probs), answer, knowledge)
+            rows.append(scorer.LabelledDraft(row, draft.routed.decision.p_ok, acceptable))
+        return rows
 
     def drafts(self, classifier: Classifier) -> list[tuple[Draft, bool]]:
         """Every labelled draft as the checker would get it; p_ok as a router gives it that has not seen the ticket."""

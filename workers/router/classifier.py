@@ -53,6 +53,8 @@ class Scores:
     p_category: float
     passages: tuple[str, ...]
     """Ids of the likeliest passages of the company's knowledge, likeliest first."""
+    passage_probs: NDArray[np.float32]
+    """(passages,), in the order of Classifier.passages; together 1."""
     embedding: NDArray[np.float32]
     """(384,), unit length."""
 
@@ -92,7 +94,7 @@ class Classifier:
             return []
         p_ok, probabilities, embeddings = self._run(texts, ["p_ok", "passage_probs", "embedding"])
         return [
-            Scores(float(p), *self._category_and_passages(row), embedding)
+            Scores(float(p), *self._category_and_passages(row), row, embedding)
             for p, row, embedding in zip(p_ok, probabilities, embeddings, strict=True)
         ]
 

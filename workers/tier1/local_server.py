@@ -16,7 +16,7 @@ CONTEXT_TOKENS = 768
 """Room for one ticket (prompt <= ~520 tokens, answer <= 160); memory grows with it times `parallel`."""
 
 
-def serve(port: int, adapter: Path | None, threads: int, parallel: int) -> None:
+def serve(host: str, port: int, adapter: Path | None, threads: int, parallel: int) -> None:
     """Serve until a signal comes.
 
     Raises: FileNotFoundError if the model or the adapter is missing.
@@ -29,7 +29,7 @@ def serve(port: int, adapter: Path | None, threads: int, parallel: int) -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
     params = CommonParams()
     params.model.path = str(gguf_path())
-    params.hostnames = ["127.0.0.1"]
+    params.hostnames = [host]
     params.port = port
     params.n_parallel = parallel
     params.n_ctx = parallel * CONTEXT_TOKENS
@@ -48,13 +48,14 @@ def serve(port: int, adapter: Path | None, threads: int, parallel: int) -> None:
 def main() -> None:
     """Read the command line and serve."""
     parser = argparse.ArgumentParser(description="SmolLM2-135M on the CPU behind an OpenAI-compatible API")
+    parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--adapter", type=Path, help="a LoRA adapter as GGUF; without it the untuned model answers")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--parallel", type=int, default=16, help="answers generated at a time")
     args = parser.parse_args()
     try:
-        serve(args.port, args.adapter, args.threads, args.parallel)
+        serve(args.host, args.port, args.adapter, args.threads, args.parallel)
     except FileNotFoundError as exc:
         sys.exit(f"tier-1 server: {exc}")
 
