@@ -1,11 +1,10 @@
 """What leaves Headgate: an answer for the customer, or a handoff to a person."""
 
-from datetime import datetime
 from enum import StrEnum
 
 from msgspec import Struct
 
-from schemas.tickets import Attempt, Decision, Ticket, TicketId, Tier
+from schemas.tickets import Attempt, Decision, Moment, Ticket, TicketId, Tier
 
 
 class GateReason(StrEnum):
@@ -65,8 +64,8 @@ class Answer(Struct, frozen=True, kw_only=True):
     attempts: tuple[Attempt, ...]
     """Drafts that were refused before this one; not empty means that the ticket was escalated."""
     costs: Costs
-    received_at: datetime
-    answered_at: datetime
+    received_at: Moment
+    answered_at: Moment
     metadata: dict[str, str] = {}
 
 
@@ -89,5 +88,5 @@ class Handoff(Struct, frozen=True, kw_only=True):
     decision: Decision
     attempts: tuple[Attempt, ...]
     costs: Costs
-    received_at: datetime
-    handed_off_at: datetime
+    received_at: Moment
+    handed_off_at: Moment

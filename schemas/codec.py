@@ -1,5 +1,6 @@
 """Records to bytes and back: JSON, typed and validated. A record that can't be read keeps its bytes."""
 
+import re
 from functools import cache
 from typing import TypeVar
 
@@ -9,6 +10,9 @@ from msgspec import Struct
 S = TypeVar("S", bound=Struct)
 
 _encoder = msgspec.json.Encoder()
+
+_QUOTED_VALUE = re.compile(r"enum value .*(?= - at `[^`]*`$)", re.DOTALL)
+"""The one thing that msgspec's errors quote from the data: a value that stands in no enum."""
 
 
 class PoisonError(Exception):
@@ -40,4 +44,5 @@ def decode(record_type: type[S], data: bytes | None) -> S:
     try:
         return _decoder(record_type).decode(data)  # type: ignore[return-value]
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
-        raise PoisonError(f"not a {record_type.__name__}: {exc}", data) from exc
+        reason = _QUOTED_VALUE.sub("enum value", str(exc))
+        raise PoisonError(f"not a {record_type.__name__}: {reason}", data) from exc

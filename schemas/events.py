@@ -1,11 +1,10 @@
 """The canonical event: one fact per ticket and stage, written in the stage's own transaction."""
 
-from datetime import datetime
 from typing import Literal
 
 from msgspec import Struct
 
-from schemas.tickets import TicketId
+from schemas.tickets import Moment, TicketId
 
 StageName = Literal["router", "tier1", "tier2", "checker"]
 Outcome = Literal["routed", "drafted", "answered", "escalated", "handed_off", "dead_lettered"]
@@ -16,7 +15,7 @@ class Event(Struct, frozen=True, kw_only=True):
 
     event_id: str
     """Derived from the input record's topic, partition and offset: the same record gives the same id."""
-    at: datetime
+    at: Moment
     stage: StageName
     outcome: Outcome
     ticket_id: TicketId

@@ -1,11 +1,10 @@
 """What is learned about answers after the fact: labels from audits, feedback from helpdesks."""
 
-from datetime import datetime
 from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
-from schemas.tickets import TicketId
+from schemas.tickets import Moment, TicketId
 
 
 class Label(Struct, frozen=True, kw_only=True):
@@ -16,7 +15,7 @@ class Label(Struct, frozen=True, kw_only=True):
     acceptable: bool
     source: Literal["rubric", "judge", "person", "escalation", "feedback"]
     propensity: Annotated[float, Meta(gt=0.0, le=1.0)]
-    at: datetime
+    at: Moment
     p_ok: float | None = None
     score: float | None = None
     policy_version: str = ""
@@ -26,7 +25,7 @@ class Feedback(Struct, frozen=True, kw_only=True):
     """What the helpdesk saw happen after an answer."""
 
     ticket_id: TicketId
-    at: datetime
+    at: Moment
     reopened: bool = False
     edited_text: str | None = None
     rating: Annotated[int, Meta(ge=1, le=5)] | None = None

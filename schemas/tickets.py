@@ -8,6 +8,8 @@ from msgspec import Meta, Struct
 
 TicketId = NewType("TicketId", str)
 Tier = Literal["tier1", "tier2"]
+Moment = Annotated[datetime, Meta(tz=True)]
+"""A point in time. Without a time zone it would be none, so that a record that leaves it out can't be read."""
 
 
 class Message(Struct, frozen=True, kw_only=True):
@@ -25,14 +27,14 @@ class Ticket(Struct, frozen=True, kw_only=True):
     subject: str = ""
     tenant: str = "default"
     customer_id: str = ""
-    created_at: datetime | None = None
+    created_at: Moment | None = None
     channel: str = ""
     language: str = ""
     """BCP 47 tag of the customer's language; empty where the helpdesk doesn't know."""
     thread: tuple[Message, ...] = ()
     context: tuple[str, ...] = ()
     """Passages or account facts that the helpdesk wants the answer to use."""
-    deadline: datetime | None = None
+    deadline: Moment | None = None
     metadata: dict[str, str] = {}
     """The helpdesk's own keys, handed back with the answer. `tier` = tier1 or tier2 forces a tier."""
 
@@ -83,7 +85,7 @@ class Routed(Struct, frozen=True, kw_only=True):
 
     ticket: Ticket
     decision: Decision
-    received_at: datetime
+    received_at: Moment
     """When the ticket's record was written to the tickets topic (its Kafka timestamp)."""
     attempts: tuple[Attempt, ...] = ()
     """Refused drafts, oldest first: not empty means that this is an escalation."""

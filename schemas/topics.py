@@ -47,7 +47,16 @@ LABELS = Topic("labels", Label, "ticket_id", "audits", "learning", retention_ms=
 POLICY = Topic(
     "policy", Policy, "scope", "learning, headgate policy", "router, checker, tier2", cleanup="compact", partitions=1
 )
-DEAD_LETTERS = Topic("dead-letters", None, "as it came", "every stage", "operators", retention_ms=30 * DAY_MS)
+DEAD_LETTERS = Topic(
+    "dead-letters",
+    None,
+    "as it came",
+    "every stage",
+    "operators",
+    retention_ms=30 * DAY_MS,
+    # The largest record of any topic, and the headers that say why it is here.
+    max_message_bytes=4 * MIB + MIB // 16,
+)
 
 TOPICS: tuple[Topic, ...] = (
     TICKETS,

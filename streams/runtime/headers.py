@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 from streams.runtime.stage import DeadLetter, Headers, Origin
 
-_TRACEPARENT = re.compile(rb"^00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})$")
+_TRACEPARENT = re.compile(rb"00-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})")
 
 
 def output_headers(stage: str, record_type: str, origin: Origin, number: int, now: float, incoming: Headers) -> Headers:
@@ -26,7 +26,7 @@ def next_traceparent(stage: str, origin: Origin, incoming: Headers) -> bytes:
     """The incoming trace with this stage's own span; a new trace where the record came without one."""
     digest = hashlib.sha256(f"{stage}/{origin}".encode()).hexdigest()
     parent = next((value for name, value in incoming if name == "traceparent"), b"")
-    match = _TRACEPARENT.match(parent or b"")
+    match = _TRACEPARENT.fullmatch(parent or b"")
     trace_id, flags = (match[1], match[3]) if match else (digest[:32].encode(), b"01")
     return b"00-" + trace_id + b"-" + digest[32:48].encode() + b"-" + flags
 

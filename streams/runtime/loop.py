@@ -1,4 +1,4 @@
-"""The shell around a stage: consume, hand to the worker, send and commit in one transaction per batch.
+"""The shell around a stage: joins its group, and gives every partition that comes a lane of its own.
 
 Invariants:
 - Outputs, the event and the input offset go in one transaction, on a producer
@@ -6,40 +6,38 @@ Invariants:
 - That producer is initialised *before* the committed offset is read: this fences
   the partition's former owner, and only then is its last commit final.
 - A record leaves a partition as outputs or as a dead letter, never otherwise.
+- A lane is given up only after it has ended; once the session leaves, none is opened.
 """
 
 import asyncio
-import random
 import time
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from typing import Any, Generic, TypeVar
 
 import structlog
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRebalanceListener, TopicPartition
-from aiokafka.errors import KafkaError, ProducerFenced
-from aiokafka.structs import ConsumerRecord
+from aiokafka.errors import KafkaError
 from msgspec import Struct
 
-from schemas.codec import PoisonError, decode
-from schemas.events import StageName
+from schemas.topics import TOPICS
 from streams.runtime import metrics
-from streams.runtime.attempt import Attempted, attempt_batch
-from streams.runtime.messages import Message, messages_for
-from streams.runtime.stage import DeadLetter, Origin, Record, Stage
+from streams.runtime.lane import POLL_MS, PartitionLane
+from streams.runtime.stage import Stage
 from streams.settings import KafkaSettings
 
 T = TypeVar("T", bound=Struct)
 
 log = structlog.get_logger()
 
-POLL_MS = 500
-"""How long a poll waits for records; bounds how late a stop is noticed while idle."""
 RECONNECT_S = (1.0, 15.0)
 """First and longest pause before the stage builds its clients anew after a Kafka error."""
 CLOSE_LIMIT_S = 5.0
 """A client whose broker is gone may never finish closing; past this it is left to the garbage collector."""
-MAX_REQUEST_BYTES = 4 * 1024 * 1024
+MAX_REQUEST_BYTES = max(topic.max_message_bytes for topic in TOPICS)
+IDLE_LIMIT_MS = 2**31 - 1
+"""aiokafka puts a member that has not polled for this long out of the group and does not let it back in. A batch may
+take its time; a process that hangs is /healthz's to report."""
 
 
 class StageLoop(Generic[T]):
@@ -91,7 +89,9 @@ class _Session(Generic[T]):
 
     def __init__(self, loop: StageLoop[T]) -> None:
         self.loop = loop
-        self.lanes: dict[TopicPartition, _PartitionLane[T]] = {}
+        self.lanes: dict[TopicPartition, PartitionLane[T]] = {}
+        self.leaving = False
+        """Set once: an assignment that still comes opens nothing."""
         self.failed: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self.consumer = AIOKafkaConsumer(
             bootstrap_servers=loop.settings.bootstrap_servers,
@@ -102,22 +102,34 @@ class _Session(Generic[T]):
             enable_auto_commit=False,
             auto_offset_reset="earliest",
             rebalance_timeout_ms=int(loop.settings.drain_s * 1000) + 10_000,
+            max_poll_interval_ms=IDLE_LIMIT_MS,
             max_partition_fetch_bytes=MAX_REQUEST_BYTES,
         )
 
     async def run(self) -> None:
         self.consumer.subscribe([self.loop.topic], listener=_Listener(self))
-        await self.consumer.start()
+        membership = asyncio.create_task(self._stay_in_group(), name=f"{self.loop.stage.name}-group")
+        membership.add_done_callback(self._membership_ended)
         try:
             await self._watch()
         finally:
+            self.leaving = True
+            membership.cancel()
             await self.drain(list(self.lanes))
             await _closed(self.consumer)
         if self.failed.done():
             self.failed.result()
 
+    async def _stay_in_group(self) -> None:
+        """Join, then poll a partition that isn't there: only a poll learns of the group's errors, and a process
+        without partitions has no lane that polls."""
+        await self.consumer.start()
+        nowhere = TopicPartition(self.loop.topic, -1)
+        while True:
+            await self.consumer.getmany(nowhere, timeout_ms=POLL_MS)
+
     async def _watch(self) -> None:
-        """Wait for a stop or for the first lane that fails."""
+        """Wait for a stop or for the first failure; joining the group may take long, and a stop ends that too."""
         stop: asyncio.Future[Any] = asyncio.create_task(self.loop.stopping.wait())
         try:
             while not (stop.done() or self.failed.done()):
@@ -136,38 +148,58 @@ class _Session(Generic[T]):
             max_request_size=MAX_REQUEST_BYTES,
             max_batch_size=128 * 1024,
         )
-        await producer.start()
-        committed = await self.consumer.committed(partition)
-        if committed is None:
-            await self.consumer.seek_to_beginning(partition)
-        else:
-            self.consumer.seek(partition, committed)
-        lane = _PartitionLane(self.loop, self.consumer, producer, partition)
-        lane.task.add_done_callback(self._lane_ended)
-        self.lanes[partition] = lane
+        async with AsyncExitStack() as unless_opened:
+            unless_opened.push_async_callback(_closed, producer)
+            await producer.start()
+            committed = await self.consumer.committed(partition)
+            if committed is None:
+                await self.consumer.seek_to_beginning(partition)
+            else:
+                self.consumer.seek(partition, committed)
+            if self.leaving:
+                return
+            unless_opened.pop_all()
+            lane = PartitionLane(
+                self.loop.stage, self.loop.settings, self.loop.group, self.consumer, producer, partition
+            )
+            self.lanes[partition] = lane
+            lane.task.add_done_callback(lambda task: self._lane_ended(lane, task))
 
-    def _lane_ended(self, task: "asyncio.Task[None]") -> None:
-        if not task.cancelled() and task.exception() and not self.failed.done():
-            self.failed.set_exception(task.exception())  # type: ignore[arg-type]
+    def _lane_ended(self, lane: PartitionLane[T], task: "asyncio.Task[None]") -> None:
+        if not task.cancelled():
+            self.fail(task.exception())
+        elif not lane.leaving:
+            self.fail(RuntimeError(f"the handler of {self.loop.stage.name} cancelled its own partition's work"))
 
-    def fail(self, error: Exception) -> None:
-        if not self.failed.done():
+    def _membership_ended(self, task: "asyncio.Task[None]") -> None:
+        if not task.cancelled():
+            self.fail(task.exception())
+
+    def fail(self, error: BaseException | None) -> None:
+        """End the session; the first error counts."""
+        if error and not self.failed.done():
             self.failed.set_exception(error)
 
     async def drain(self, partitions: Sequence[TopicPartition]) -> None:
         """Let the batches in flight finish and commit, within the drain time; then close the producers."""
-        lanes = [self.lanes.pop(p) for p in partitions if p in self.lanes]
+        lanes = [self.lanes[p] for p in partitions if p in self.lanes]
         if not lanes:
             return
         for lane in lanes:
-            lane.leaving.set()
-        _, late = await asyncio.wait({lane.task for lane in lanes}, timeout=self.loop.settings.drain_s)
-        for task in late:
-            task.cancel()
+            lane.leave()
+        late = {lane.task for lane in lanes}
+        _, late = await asyncio.wait(late, timeout=self.loop.settings.drain_s)
         if late:
             log.warning("drain_timed_out", partitions=len(late), consequence="their batches will be done again")
-            await asyncio.wait(late)
+        # The first cancellation may end in the abort of a transaction, which waits for a broker that may be gone.
+        for _ in range(2):
+            for task in late:
+                task.cancel()
+            if late:
+                _, late = await asyncio.wait(late, timeout=CLOSE_LIMIT_S)
         await asyncio.gather(*(_closed(lane.producer) for lane in lanes))
+        for lane in lanes:
+            self.lanes.pop(lane.partition, None)
 
 
 class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
@@ -181,113 +213,25 @@ class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
         await self.session.drain(list(revoked))
 
     async def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None:
-        try:
-            await asyncio.gather(*(self.session.open(p) for p in assigned))
-        except Exception as exc:
-            self.session.fail(exc)
-            raise
+        # All of them are waited for: one that fails must not leave another opening behind our back.
+        opened = await asyncio.gather(*(self.session.open(p) for p in assigned), return_exceptions=True)
+        if failures := [result for result in opened if result]:
+            self.session.fail(failures[0])
+            return
         self.session.loop.joined = True
         log.info("partitions_assigned", partitions=sorted(p.partition for p in assigned))
 
 
-class _PartitionLane(Generic[T]):
-    """One partition's work, in order, a batch and a transaction at a time."""
-
-    def __init__(
-        self, loop: StageLoop[T], consumer: AIOKafkaConsumer, producer: AIOKafkaProducer, partition: TopicPartition
-    ) -> None:
-        self.loop = loop
-        self.stage = loop.stage
-        self.consumer = consumer
-        self.producer = producer
-        self.partition = partition
-        self.leaving = asyncio.Event()
-        self.rng = random.Random()
-        self.task = asyncio.create_task(self._run(), name=f"{self.stage.name}-{partition.partition}")
-
-    async def _run(self) -> None:
-        while not self.leaving.is_set():
-            polled = await self.consumer.getmany(self.partition, timeout_ms=POLL_MS, max_records=self.stage.batch_size)
-            if records := polled.get(self.partition):
-                await self._process(records)
-
-    async def _process(self, raw: Sequence[ConsumerRecord]) -> None:
-        records, poison = _decoded(self.stage, raw)
-        metrics.IN_FLIGHT.labels(self.stage.name).inc(len(records))
-        try:
-            attempted = await attempt_batch(self.stage, records, self.rng)
-        finally:
-            metrics.IN_FLIGHT.labels(self.stage.name).dec(len(records))
-        finished = sorted([*attempted, *poison], key=lambda a: a.origin.offset)
-        by_offset = {r.offset: r for r in raw}
-        now = time.time()
-        messages = [m for a in finished for m in messages_for(self.stage.name, a, by_offset[a.origin.offset], now)]
-        await self._commit(messages, raw[-1].offset + 1)
-        for done in finished:
-            _report(self.stage.name, done)
-
-    async def _commit(self, messages: Sequence[Message], next_offset: int) -> None:
-        started = time.monotonic()
-        prefix = self.loop.settings.topic_prefix
-        try:
-            async with self.producer.transaction():
-                sent = [
-                    await self.producer.send(prefix + m.topic, m.value, key=m.key, headers=list(m.headers))
-                    for m in messages
-                ]
-                await asyncio.gather(*sent)
-                await self.producer.send_offsets_to_transaction({self.partition: next_offset}, self.loop.group)
-        except ProducerFenced:
-            # Another process owns the partition now: whatever this one did is not committed, and must not be.
-            log.warning("producer_fenced", partition=self.partition.partition, consequence="this batch is dropped")
-            raise
-        metrics.TRANSACTION_SECONDS.labels(self.stage.name).observe(time.monotonic() - started)
-
-
-def _decoded(stage: Stage[T], raw: Sequence[ConsumerRecord]) -> tuple[list[Record[T]], list[Attempted]]:
-    records: list[Record[T]] = []
-    poison: list[Attempted] = []
-    for r in raw:
-        origin = Origin(r.topic, r.partition, r.offset)
-        try:
-            records.append(Record(decode(stage.record_type, r.value), origin, r.timestamp / 1000))
-        except PoisonError as exc:
-            poison.append(Attempted(origin, DeadLetter(exc.reason, "PoisonError"), 1))
-    return records, poison
-
-
-def _report(stage: StageName, attempted: Attempted) -> None:
-    """One log line and one count a record, after its transaction: what is logged did happen."""
-    where = {
-        "topic": attempted.origin.topic,
-        "partition": attempted.origin.partition,
-        "offset": attempted.origin.offset,
-    }
-    if isinstance(attempted.result, DeadLetter):
-        metrics.RECORDS.labels(stage, "dead_lettered").inc()
-        log.error("record_dead_lettered", reason=attempted.result.reason, attempts=attempted.attempts, **where)
-        return
-    event = attempted.result.event
-    metrics.RECORDS.labels(stage, event.outcome).inc()
-    metrics.COST_USD.labels(stage).inc(event.cost_usd)
-    metrics.AGE_SECONDS.labels(stage).observe(event.age_s)
-    log.info(
-        f"ticket_{event.outcome}",
-        ticket_id=event.ticket_id,
-        category=event.category,
-        tier=event.tier,
-        reasons=list(event.reasons),
-        attempts=attempted.attempts,
-        duration_s=round(event.duration_s, 3),
-        age_s=round(event.age_s, 3),
-        cost_usd=event.cost_usd,
-        **where,
-    )
-
-
 async def _closed(client: AIOKafkaConsumer | AIOKafkaProducer) -> None:
     """Close a client; what it says on its way out changes nothing, since its work is committed or will be redone."""
-    try:
-        await asyncio.wait_for(client.stop(), CLOSE_LIMIT_S)
-    except (KafkaError, TimeoutError, OSError) as exc:
-        log.info("client_close_failed", error=type(exc).__name__)
+    # In a task of its own: a client that was fetching from a lost broker ends its stop with a stray CancelledError,
+    # which here would read as our own cancellation.
+    stopping = asyncio.create_task(client.stop())
+    _, late = await asyncio.wait({stopping}, timeout=CLOSE_LIMIT_S)
+    if late:
+        stopping.cancel()
+        await asyncio.wait({stopping}, timeout=CLOSE_LIMIT_S)
+    if not stopping.done() or stopping.cancelled():
+        log.info("client_close_failed", error="cancelled" if stopping.done() else "no end")
+    elif error := stopping.exception():
+        log.info("client_close_failed", error=type(error).__name__)

@@ -1,7 +1,7 @@
 """From a record's final result to the messages of its transaction."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from aiokafka.structs import ConsumerRecord
@@ -9,20 +9,47 @@ from aiokafka.structs import ConsumerRecord
 from schemas.codec import encode
 from schemas.events import Event, StageName
 from schemas.tickets import TicketId
-from schemas.topics import DEAD_LETTERS, EVENTS
+from schemas.topics import DEAD_LETTERS, EVENTS, Topic
 from streams.runtime.attempt import Attempted
 from streams.runtime.headers import dead_letter_headers, output_headers
 from streams.runtime.stage import DeadLetter, Headers, Origin, Output
 
+FRAME_BYTES = 1024
+"""More than what Kafka's own framing adds to a message (a batch header of 61 bytes, a few bytes a field)."""
+
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """What is sent: topic without prefix, key and value as bytes, headers."""
+    """What is sent: topic, key and value as bytes, headers."""
 
-    topic: str
+    topic: Topic
     key: bytes | None
     value: bytes | None
     headers: Headers
+
+    @property
+    def excess_bytes(self) -> int:
+        """By how much it is larger than its topic takes; not above 0 means that it fits."""
+        headers_bytes = sum(len(name.encode()) + len(value or b"") for name, value in self.headers)
+        size_bytes = len(self.key or b"") + len(self.value or b"") + headers_bytes + FRAME_BYTES
+        return size_bytes - self.topic.max_message_bytes
+
+
+def finished(
+    stage: StageName, attempted: Attempted, source: ConsumerRecord, now: float
+) -> tuple[Attempted, list[Message]]:
+    """What becomes of a record, and its messages: a record whose outputs no topic takes becomes a dead letter.
+
+    Sent as they are, such outputs would fail the transaction, and the partition would meet the record again for ever.
+    """
+    messages = list(messages_for(stage, attempted, source, now))
+    too_large = [m for m in messages if m.excess_bytes > 0]
+    if not too_large or isinstance(attempted.result, DeadLetter):
+        return attempted, messages
+    name = too_large[0].topic.name
+    letter = DeadLetter(f"an output for {name} is {too_large[0].excess_bytes} bytes too large", "OutputTooLarge")
+    attempted = Attempted(attempted.origin, letter, attempted.attempts)
+    return attempted, list(messages_for(stage, attempted, source, now))
 
 
 def messages_for(stage: StageName, attempted: Attempted, source: ConsumerRecord, now: float) -> Iterator[Message]:
@@ -31,7 +58,7 @@ def messages_for(stage: StageName, attempted: Attempted, source: ConsumerRecord,
     result = attempted.result
     if isinstance(result, DeadLetter):
         headers = dead_letter_headers(stage, attempted.origin, result, attempted.attempts, now, incoming)
-        yield Message(DEAD_LETTERS.name, source.key, source.value, headers)
+        yield _buried(source, headers)
         event = _dead_lettered(stage, attempted.origin, result, source, now)
         outputs: tuple[Output, ...] = (Output(EVENTS, event.ticket_id, event),)
     else:
@@ -39,7 +66,19 @@ def messages_for(stage: StageName, attempted: Attempted, source: ConsumerRecord,
     for number, output in enumerate(outputs):
         name = type(output.value).__name__
         headers = output_headers(stage, name, attempted.origin, number, now, incoming)
-        yield Message(output.topic.name, output.key.encode(), encode(output.value), headers)
+        yield Message(output.topic, output.key.encode(), encode(output.value), headers)
+
+
+def _buried(source: ConsumerRecord, headers: Headers) -> Message:
+    """The record as it came. Only what Kafka can't carry changes: a record with neither key nor value gets an empty
+    key, and a value that its producer had compressed below every limit is cut."""
+    key = b"" if source.key is None and source.value is None else source.key
+    letter = Message(DEAD_LETTERS, key, source.value, headers)
+    if letter.excess_bytes <= 0:
+        return letter
+    cut_bytes = str(len(source.value or b"")).encode()
+    letter = Message(DEAD_LETTERS, key, source.value, (*headers, ("headgate-cut-from-bytes", cut_bytes)))
+    return replace(letter, value=(source.value or b"")[: -letter.excess_bytes])
 
 
 def _dead_lettered(stage: StageName, origin: Origin, letter: DeadLetter, source: ConsumerRecord, now: float) -> Event:

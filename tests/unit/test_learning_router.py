@@ -32,7 +32,9 @@ TRAINS = pytest.mark.timeout(600)
 
 
 def scores(p_ok: float, category: str = "billing") -> Scores:
-    return Scores(p_ok, category, 0.9, (f"{category}.a", f"{category}.b"), np.ones(1, np.float32), np.zeros(384, np.float32))
+    return Scores(
+        p_ok, category, 0.9, (f"{category}.a", f"{category}.b"), np.ones(1, np.float32), np.zeros(384, np.float32)
+    )
 
 
 def truths(text: str) -> np.ndarray:

@@ -144,7 +144,8 @@ async def _mark(_: web.Request, response: web.StreamResponse) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Read the command line and serve until SIGTERM or SIGINT."""
     parser = argparse.ArgumentParser(description="Replays recorded frontier answers in both providers' wire formats")
-    parser.add_argument("--port", type=int, required=True, help="on 127.0.0.1")
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--company", type=Path, required=True, help="the folder whose reference answers are replayed")
     parser.add_argument("--latency-scale", type=float, default=1.0, help="times the usual latency; 0 answers at once")
     parser.add_argument("--requests-per-minute", type=int, help="answer 429 past this rate; no limit by default")
@@ -153,13 +154,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         recordings = Recordings(load_company(args.company).examples)
         app = application(recordings, latency_scale=args.latency_scale, requests_per_minute=args.requests_per_minute)
         notice = (
-            f"RECORDING on 127.0.0.1:{args.port}: replays {len(recordings)} answers written by the project's authors; "
+            f"RECORDING on {args.host}:{args.port}: replays {len(recordings)} answers written by the project's authors; "
             "they come from no provider, and no provider is called."
         )
         # aiohttp calls `print` once it listens: whoever waits for the line can connect.
         web.run_app(
             app,
-            host="127.0.0.1",
+            host=args.host,
             port=args.port,
             print=lambda _: print(notice, flush=True),
             shutdown_timeout=1.0,

@@ -1,0 +1,78 @@
+"""The example company: its data is sound, is as large as promised, and its splits share no wording."""
+
+import re
+from collections import Counter
+from itertools import combinations
+from pathlib import Path
+
+import pytest
+
+from workers.learning.company import SPLITS, Company, Example, as_ticket, faults, load_company
+
+FERNWAY = Path(__file__).parents[2] / "examples" / "fernway"
+
+
+@pytest.fixture(scope="module")
+def company() -> Company:
+    return load_company(FERNWAY)
+
+
+def test_the_data_has_no_faults(company: Company) -> None:
+    """Every reference passes its rubric, every wrong answer fails it, every slot is filled."""
+    assert faults(company) == []
+
+
+def test_the_company_is_as_large_as_promised(company: Company) -> None:
+    """At least 40 routine intents of at least 12 wordings in 10 to 12 categories, and 120 complex tickets."""
+    wordings = Counter((e.category, e.intent) for e in company.examples if e.kind == "routine")
+    assert len(wordings) >= 40
+    assert min(wordings.values()) >= 12
+    assert 10 <= len({category for category, _ in wordings}) <= 12
+    assert sum(e.kind == "complex" for e in company.examples) >= 120
+
+
+def test_every_intent_and_every_split_can_be_measured(company: Company) -> None:
+    """No intent stands in one split only, and complex tickets stand in all."""
+    for intent in {(e.category, e.intent, e.kind) for e in company.examples if e.kind == "routine"}:
+        assert {e.split for e in company.examples if (e.category, e.intent, e.kind) == intent} == set(SPLITS)
+    assert {e.split for e in company.examples if e.kind == "complex"} == set(SPLITS)
+
+
+def test_ids_are_unique(company: Company) -> None:
+    """A ticket_id is a record's key."""
+    ids = Counter(e.ticket_id for e in company.examples)
+    assert [ticket_id for ticket_id, count in ids.items() if count > 1] == []
+
+
+def words(example: Example) -> frozenset[str]:
+    folded = re.sub(r"\d+", "0", f"{example.subject} {example.body}".lower())
+    return frozenset(re.findall(r"[a-z0-9']+", folded))
+
+
+def test_no_ticket_has_a_near_twin_in_another_split(company: Company) -> None:
+    """Splits are by wording: tickets that differ in numbers or a word or two would leak what was learned."""
+    sets = {e.ticket_id: words(e) for e in company.examples}
+    twins = [
+        (a.ticket_id, b.ticket_id)
+        for a, b in combinations(company.examples, 2)
+        if a.split != b.split
+        and len(sets[a.ticket_id] & sets[b.ticket_id]) >= 0.8 * len(sets[a.ticket_id] | sets[b.ticket_id])
+    ]
+    assert twins == []
+
+
+def test_a_published_example_tells_nothing_of_its_answer(company: Company) -> None:
+    """Neither reference, rubric, intent nor split goes along with the ticket."""
+    for example in company.examples:
+        ticket = as_ticket(example)
+        assert example.reference not in (ticket.subject, ticket.body, *ticket.context)
+        assert ticket.metadata == {}
+
+
+def test_a_broken_file_is_named(tmp_path: Path) -> None:
+    """Whoever edits the data learns where the fault is."""
+    (tmp_path / "routine").mkdir()
+    (tmp_path / "knowledge.toml").write_text('[[passage]]\nid = "a.b"\ntext = "x"\n')
+    (tmp_path / "routine" / "a.toml").write_text('category = "a"\n[[intent]]\nid = "b"\n')
+    with pytest.raises(ValueError, match=r"a\.toml"):
+        load_company(tmp_path)
