@@ -51,7 +51,7 @@ Broker = Annotated[
 
 def main() -> None:
     """The console command. Wrong settings and failed steps end with a line, not with a traceback."""
-    from streams.processes import StepError
+    from streams.local.processes import StepError
 
     try:
         app()
@@ -97,7 +97,7 @@ def demo(
     own_broker: Broker = True,
 ) -> None:
     """The whole chain on this machine, on the example company's tickets: Kafka, both tiers, checker, report."""
-    from streams.demo import DemoOptions, demo
+    from streams.local.demo import DemoOptions, demo
 
     options = DemoOptions(FERNWAY, _fresh(RUNS / "demo"), tickets, per_second, seed, spend_limit, own_broker, as_json)
     _run(demo(options, _local_settings(), console))
@@ -106,7 +106,7 @@ def demo(
 @app.command()
 def up(spend_limit: SpendLimit = 1.0, own_broker: Broker = True) -> None:
     """The whole chain on this machine, staying up for tickets of your own. Ctrl-C stops it."""
-    from streams.up import up
+    from streams.local.up import up
 
     _run(up(_local_settings(), FERNWAY, _fresh(RUNS / "up"), own_broker, spend_limit, console))
 

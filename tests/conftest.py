@@ -9,7 +9,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 
 from schemas.topics import all_names
 from streams import topics as topic_admin
-from streams.embedded_kafka import EmbeddedKafka, EmbeddedKafkaError
+from streams.local.embedded_kafka import EmbeddedKafka, EmbeddedKafkaError
 
 
 @pytest.fixture(scope="session")

@@ -13,14 +13,14 @@ import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
 from streams import topics as topic_admin
-from streams.embedded_kafka import EmbeddedKafka, EmbeddedKafkaError
+from streams.local.embedded_kafka import EmbeddedKafka, EmbeddedKafkaError
 
 pytestmark = pytest.mark.integration
 
 START_ONLY = """
 import sys
 from pathlib import Path
-from streams.embedded_kafka import EmbeddedKafka
+from streams.local.embedded_kafka import EmbeddedKafka
 print(EmbeddedKafka(Path(sys.argv[1])).start().pid, flush=True)
 sys.stdin.read()
 """

@@ -14,7 +14,7 @@ from aiokafka.errors import KafkaError
 from schemas.events import Event
 from schemas.tickets import Ticket
 from schemas.topics import ANSWERS, TICKETS
-from streams.embedded_kafka import EmbeddedKafka
+from streams.local.embedded_kafka import EmbeddedKafka
 from streams.runtime import loop as runtime
 from streams.runtime.clock import utc_now
 from streams.runtime.loop import StageLoop

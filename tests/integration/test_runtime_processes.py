@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from streams.embedded_kafka import EmbeddedKafka
+from streams.local.embedded_kafka import EmbeddedKafka
 from streams.topics import apply
 from tests.kafka import committed_records, group_offsets, until, write_tickets
 

@@ -6,7 +6,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from schemas.topics import DAY_MS, all_names
 from streams import topics as topic_admin
-from streams.embedded_kafka import EmbeddedKafka
+from streams.local.embedded_kafka import EmbeddedKafka
 from streams.topics import Applied, TopicsError, TopicState, apply, show
 
 pytestmark = pytest.mark.integration

@@ -42,7 +42,7 @@ HITS: list[tuple[GateReason, str, dict[str, Any]]] = [
 
 PASSES: list[tuple[str, dict[str, Any]]] = [
     ("Yes, it does.", {}),
-    ("请您先重启路由器，等待两分钟，然后再次检查网络连接是否已经恢复正常。", {"language": "zh"}),
+    ("请您先重启路由器，等待两分钟，然后再次检查网络连接是否已经恢复正常。", {"language": "zh"}),  # noqa: RUF001 - Chinese commas
     ("Our AI-powered router picks the best channel.", {}),
     ("I am an engineer's note away from certain: restart it first.", {}),
     ("Open [Your account](https://fernway.example/account) and choose Plans.", {}),

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from streams.java import JavaError, java_version, system_java
+from streams.local.java import JavaError, java_version, system_java
 
 
 def java_saying(folder: Path, words: str) -> Path:

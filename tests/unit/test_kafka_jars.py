@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from streams import kafka_jars
-from streams.kafka_jars import LOCK, Jar, KafkaJarsError, check_hash, class_path, parse_lock
+from streams.local import kafka_jars
+from streams.local.kafka_jars import LOCK, Jar, KafkaJarsError, check_hash, class_path, parse_lock
 
 JARS = parse_lock(LOCK.read_text("utf-8"))
 VERSIONS = {jar.artifact: jar.version for jar in JARS}

@@ -19,7 +19,7 @@ from schemas.codec import decode
 from schemas.tickets import Ticket
 from schemas.topics import DAY_MS, TOPICS
 from streams.cli import app
-from streams.embedded_kafka import EmbeddedKafka
+from streams.local.embedded_kafka import EmbeddedKafka
 from streams.runtime.headers import dead_letter_headers
 from streams.runtime.stage import DeadLetter, Origin
 from streams.settings import CONFIG, PREFIX, Settings

@@ -17,8 +17,8 @@ from pathlib import Path
 from pydantic import SecretStr
 
 from streams import topics
-from streams.embedded_kafka import EmbeddedKafka, EmbeddedKafkaError
-from streams.processes import Child, Processes, StepError
+from streams.local.embedded_kafka import EmbeddedKafka, EmbeddedKafkaError
+from streams.local.processes import Child, Processes, StepError
 from streams.run import STAGES
 from streams.settings import PREFIX, KafkaSettings, Settings
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
-from streams.local import local_run
+from streams.local.machine import local_run
 from streams.settings import Settings
 
 

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from schemas.drafts import Draft
 from schemas.tickets import Decision, Routed, RouteReason, TicketId, Tier
-from streams.local import LocalRun
+from streams.local.machine import LocalRun
 from streams.reporting.report import Baseline, Made
 from streams.reporting.tally import Ending
 from streams.runtime.clock import utc_now

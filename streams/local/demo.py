@@ -16,9 +16,9 @@ from schemas.answers import Answer, Handoff
 from schemas.events import Event
 from schemas.tickets import TicketId
 from schemas.topics import ANSWERS, DEAD_LETTERS, EVENTS, HANDOFFS
-from streams import baseline
-from streams.local import LocalRun, local_run
-from streams.processes import StepError
+from streams.local import baseline
+from streams.local.machine import LocalRun, local_run
+from streams.local.processes import StepError
 from streams.publish import producer, publish
 from streams.read import Reader, reader
 from streams.reporting import live_view, page, report
@@ -149,7 +149,7 @@ def _write(result: report.Report, options: DemoOptions, console: Console) -> Non
 def _meta(run: LocalRun, options: DemoOptions, wall_s: float) -> report.RunMeta:
     real = [
         "Kafka 4.3.1, the four stages as processes of their own, and every record between them.",
-        "The router and the checker: an int8 ONNX graph and a learned scorer, trained on the training and validation splits.",
+        "Router and checker: an int8 ONNX graph and a learned scorer, trained on the training and validation splits.",
         "Tier-1: SmolLM2-135M with Fernway's LoRA adapter, generating on this machine's CPU; its cost is the measured "
         f"busy time at ${run.settings.tier1.usd_per_hour:g} an hour.",
         "Quality: every answer is checked by its ticket's rubric, by a program.",

@@ -21,9 +21,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from streams.java import JavaError, find_java
-from streams.kafka_jars import KafkaJarsError, class_path
-from streams.spawn import spawn
+from streams.local.java import JavaError, find_java
+from streams.local.kafka_jars import KafkaJarsError, class_path
+from streams.local.spawn import spawn
 
 READY_LIMIT_S = 60.0
 """A start takes 1.5 s on two idle cores; 8.5 s was seen on loaded ones, and more after a kill with many partitions."""

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import httpx
 
-from streams.spawn import spawn
+from streams.local.spawn import spawn
 
 STOP_LIMIT_S = 40.0
 """Longer than a stage's drain time; past it a child is killed."""

@@ -1,0 +1,83 @@
+"""Record headers: CloudEvents, the trace that goes on, and why a dead letter is dead."""
+
+import re
+
+import pytest
+
+from streams.runtime.headers import dead_letter_headers, next_traceparent, output_headers
+from streams.runtime.stage import DeadLetter, Origin
+
+ORIGIN = Origin("tickets", 3, 42)
+TRACE = b"4bf92f3577b34da6a3ce929d0e0e4736"
+INCOMING = (("traceparent", b"00-" + TRACE + b"-00f067aa0ba902b7-00"),)
+VALID = re.compile(rb"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+
+
+def test_an_output_is_a_cloud_event() -> None:
+    """Binary mode: the required attributes are headers, the value is the data."""
+    headers = dict(output_headers("router", "Routed", ORIGIN, 1, 0.5, ()))
+    assert headers["ce_specversion"] == b"1.0"
+    assert headers["ce_id"] == b"router/tickets/3/42/1"
+    assert headers["ce_type"] == b"headgate.routed.v1"
+    assert headers["ce_source"] == b"/headgate/router"
+    assert headers["ce_time"] == b"1970-01-01T00:00:00.500000+00:00"
+    assert headers["content-type"] == b"application/json"
+
+
+def test_the_same_input_gives_the_same_id() -> None:
+    """Whoever reads a record twice can tell."""
+    once, again = (dict(output_headers("router", "Routed", ORIGIN, 0, now, ()))["ce_id"] for now in (1.0, 2.0))
+    assert once == again
+    assert dict(output_headers("router", "Routed", ORIGIN, 1, 1.0, ()))["ce_id"] != once
+
+
+def test_an_incoming_trace_goes_on_in_a_span_of_its_own() -> None:
+    """The trace and its flags stay, the parent is this stage."""
+    made = next_traceparent("router", ORIGIN, INCOMING)
+    assert VALID.fullmatch(made)
+    assert made.split(b"-")[1] == TRACE
+    assert made.split(b"-")[2] != b"00f067aa0ba902b7"
+    assert made.split(b"-")[3] == b"00"
+
+
+def test_a_record_without_a_trace_begins_one() -> None:
+    """The same one if it is worked on again."""
+    made = next_traceparent("router", ORIGIN, ())
+    assert VALID.fullmatch(made)
+    assert made == next_traceparent("router", ORIGIN, ())
+    assert made.split(b"-")[1] != next_traceparent("router", Origin("tickets", 3, 43), ()).split(b"-")[1]
+
+
+@pytest.mark.parametrize(
+    "malformed",
+    [
+        b"",
+        b"junk",
+        None,
+        b"00-" + TRACE.upper() + b"-00f067aa0ba902b7-01",
+        b"00-" + TRACE + b"-00f067aa0ba902b7-01\n",
+        b"00-" + TRACE + b"-00f067aa0ba902b7-01-more",
+        b"ff-" + TRACE + b"-00f067aa0ba902b7-01",
+        b"00-" + b"0" * 32 + b"-00f067aa0ba902b7-01",
+        b"00-" + TRACE + b"-" + b"0" * 16 + b"-01",
+        b"\xff\xfe",
+    ],
+)
+def test_a_malformed_trace_is_replaced(malformed: bytes) -> None:
+    """As the specification says: as if there were none."""
+    assert next_traceparent("router", ORIGIN, (("traceparent", malformed),)) == next_traceparent("router", ORIGIN, ())
+
+
+def test_a_dead_letter_keeps_its_own_headers_first() -> None:
+    """All of them, in their order, doubles and odd bytes too; then where and why it was given up."""
+    own = (("a", b"1"), ("a", b"\xff"), ("headgate-reason", b"an older one"))
+    headers = dead_letter_headers("router", ORIGIN, DeadLetter("not a Ticket", "PoisonError"), 2, 0.0, own)
+    assert headers[:3] == own
+    assert dict(headers[3:]) == {
+        "headgate-reason": b"not a Ticket",
+        "headgate-exception": b"PoisonError",
+        "headgate-stage": b"router",
+        "headgate-attempts": b"2",
+        "headgate-origin": b"tickets/3/42",
+        "headgate-at": b"1970-01-01T00:00:00+00:00",
+    }
