@@ -16,8 +16,8 @@ TOKENS = 24
 """Greedy tokens recorded of each prompt."""
 
 LEAST_MARGIN = 1.0
-"""How far ahead of the second the first token must always be, in nats. llama.cpp rounds activations to 8 bits, which may
-turn a closer decision round; a wrong adapter moves logits by far more."""
+"""How far ahead of the second the first token must always be, in nats. llama.cpp rounds activations to 8 bits, which
+may turn a closer decision round; a wrong adapter moves logits by far more."""
 
 PROMPTS = 8
 

@@ -1,4 +1,4 @@
-"""What tier-1 is asked: short, since prompt tokens are dear on a CPU, and the stable part first, so that it is cached."""
+"""What tier-1 is asked: short, since prompt tokens are dear on a CPU, the stable part first, so that it is cached."""
 
 from collections.abc import Sequence
 from typing import TypedDict
