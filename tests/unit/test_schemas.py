@@ -184,7 +184,7 @@ def test_the_reason_holds_no_value_of_the_data(document: dict[str, Any]) -> None
 def test_the_reason_names_the_field() -> None:
     """Whoever publishes learns where to look."""
     document = {"ticket_id": "t1", "body": "x", "thread": [{"author": "someone", "body": "x"}]}
-    with pytest.raises(PoisonError, match=r"enum value - at `\$\.thread\[\.\.\.\]\.author`"):
+    with pytest.raises(PoisonError, match=r"enum value - at `\$\.thread\[0\]\.author`"):
         decode(Ticket, msgspec.json.encode(document))
 
 
@@ -226,4 +226,7 @@ def test_any_bytes_are_a_ticket_or_poison(data: bytes) -> None:
     try:
         decode(Ticket, data)
     except PoisonError as exc:
-        assert exc.data is data
+        kept = exc.data
+    else:
+        kept = data
+    assert kept is data

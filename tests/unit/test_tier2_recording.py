@@ -18,6 +18,7 @@ def _example(ticket_id: str, body: str, subject: str = "", context: tuple[str, .
         kind="routine",
         category="billing",
         intent="late_fee",
+        number=1,
         channel="email",
         language="en",
         subject=subject,

@@ -29,6 +29,8 @@ class Example:
     kind: Kind
     category: str
     intent: str
+    number: int
+    """Of the wordings of its intent and split, from 1; 0 for a complex ticket."""
     channel: str
     language: str
     subject: str
@@ -87,7 +89,7 @@ def _routine(document: Mapping[str, Any], passages: tuple[Passage, ...]) -> Iter
                 # A slot is an account fact (a date, an amount) that differs from
                 # ticket to ticket and stands in the reference and the rubric.
                 yield _example(
-                    {**intent, **row, "split": split, "kind": "routine", "category": category},
+                    {**intent, **row, "split": split, "number": number, "kind": "routine", "category": category},
                     f"fw-{category}-{intent['id']}-{split}-{number:02}",
                     passages,
                     slots=row.get("facts", {}),
@@ -96,7 +98,7 @@ def _routine(document: Mapping[str, Any], passages: tuple[Passage, ...]) -> Iter
 
 def _complex(document: Mapping[str, Any], passages: tuple[Passage, ...]) -> Iterator[Example]:
     for row in document["ticket"]:
-        yield _example({**row, "kind": "complex"}, f"fw-complex-{row['id']}", passages, slots={})
+        yield _example({**row, "number": 0, "kind": "complex"}, f"fw-complex-{row['id']}", passages, slots={})
 
 
 def _example(
@@ -117,6 +119,7 @@ def _example(
         kind=row["kind"],
         category=row["category"],
         intent=row["id"] if row["kind"] == "routine" else "complex",
+        number=row["number"],
         channel=row.get("channel", "email"),
         language=row.get("language", "en"),
         subject=row.get("subject", ""),

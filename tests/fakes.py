@@ -1,0 +1,114 @@
+"""Fakes that speak the real protocols over loopback."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+import numpy as np
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+from numpy.typing import NDArray
+
+from workers.router.classifier import EMBEDDING_SIZE, Scores
+
+
+class FakeChatServer:
+    """An OpenAI-compatible server that answers every prompt with `reply`, cut at max_tokens words."""
+
+    def __init__(self, reply: str = "It arrives in 2 business days.") -> None:
+        self.reply = reply
+        self.status = 200
+        self.headers: dict[str, str] = {}
+        self.bodies: list[dict[str, Any]] = []
+        self.in_flight = self.most_in_flight = 0
+
+    async def chat(self, request: web.Request) -> web.Response:
+        self.bodies.append(body := await request.json())
+        if self.status != 200:
+            return web.json_response({"error": {"message": "no"}}, status=self.status, headers=self.headers)
+        self.in_flight += 1
+        self.most_in_flight = max(self.most_in_flight, self.in_flight)
+        await asyncio.sleep(0)
+        self.in_flight -= 1
+        words = self.reply.split()
+        kept = words[: body["max_tokens"]]
+        choice = {
+            "index": 0,
+            "message": {"role": "assistant", "content": " ".join(kept)},
+            "finish_reason": "stop" if len(kept) == len(words) else "length",
+            "logprobs": {"content": [{"token": w, "logprob": -0.1, "top_logprobs": []} for w in kept]},
+        }
+        prompt_tokens = sum(len(m["content"].split()) for m in body["messages"])
+        usage = {"prompt_tokens": prompt_tokens, "completion_tokens": len(kept)}
+        return web.json_response({"model": body["model"], "choices": [choice], "usage": usage})
+
+    async def models(self, _: web.Request) -> web.Response:
+        return web.json_response({"object": "list", "data": []})
+
+    @asynccontextmanager
+    async def serving(self) -> AsyncIterator[str]:
+        """The base_url of the running server."""
+        app = web.Application()
+        app.add_routes(
+            [
+                web.post("/v1/chat/completions", self.chat),
+                web.get("/v1/models", self.models),
+            ]
+        )
+        server = TestServer(app)
+        async with server:
+            yield str(server.make_url("/v1"))
+
+
+@asynccontextmanager
+async def raw_server(answer: bytes | None) -> AsyncIterator[int]:
+    """The port of a server that sends `answer` to whoever sends it a header, or keeps silent if there is none."""
+    connections: set[asyncio.Task[Any]] = set()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if task := asyncio.current_task():
+            connections.add(task)
+        with suppress(asyncio.IncompleteReadError, ConnectionError):
+            if answer is not None:
+                await reader.readuntil(b"\r\n\r\n")
+                writer.write(answer)
+            await reader.read()
+        writer.close()
+        with suppress(ConnectionError):
+            await writer.wait_closed()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    try:
+        yield int(server.sockets[0].getsockname()[1])
+    finally:
+        server.close()
+        await asyncio.gather(*connections)
+
+
+class FakeClassifier:
+    """A classifier that reads a text by its words: each passage that shares one is as likely as it shares words."""
+
+    def __init__(self, passages: dict[str, str]) -> None:
+        self.words = {name: set(text.lower().split()) for name, text in passages.items()}
+        self.calls: list[list[str]] = []
+
+    def embed(self, texts: list[str]) -> NDArray[np.float32]:
+        """(texts, 384), unit length: one dimension a passage, and one for what fits none."""
+        rows = np.zeros((len(texts), EMBEDDING_SIZE), np.float32)
+        for row, text in zip(rows, texts, strict=True):
+            row[: len(self.words)] = [len(words & set(text.lower().split())) for words in self.words.values()]
+            row[-1] = 0.1
+            row /= np.linalg.norm(row)
+        return rows
+
+    def classify(self, texts: list[str]) -> list[Scores]:
+        self.calls.append(texts)
+        return [self._scores(row) for row in self.embed(texts)]
+
+    def _scores(self, row: NDArray[np.float32]) -> Scores:
+        likely = row[: len(self.words)] + 0.01
+        probs = likely / likely.sum()
+        names = list(self.words)
+        order = tuple(names[i] for i in np.argsort(-probs)[:2])
+        return Scores(0.9, order[0].split(".")[0], float(probs.max()), order, probs, row)
