@@ -76,7 +76,6 @@ class HandoffReason(StrEnum):
     TIER2_UNAVAILABLE = "tier2_unavailable"
     TIER2_REJECTED = "tier2_rejected_request"
     SPEND_LIMIT = "spend_limit"
-    FAILED = "failed"
 
 
 class Handoff(Struct, frozen=True, kw_only=True):

@@ -45,7 +45,7 @@ EVENTS = Topic("events", Event, "ticket_id", "every stage", "scoreboard, learnin
 FEEDBACK = Topic("feedback", Feedback, "ticket_id", "helpdesks", "learning", retention_ms=90 * DAY_MS)
 LABELS = Topic("labels", Label, "ticket_id", "audits", "learning", retention_ms=365 * DAY_MS)
 POLICY = Topic(
-    "policy", Policy, "scope", "learning, headgate policy", "router, checker, tier2", cleanup="compact", partitions=1
+    "policy", Policy, "scope", "learning", "router, checker, tier2", cleanup="compact", partitions=1
 )
 DEAD_LETTERS = Topic(
     "dead-letters",

@@ -71,7 +71,7 @@ def _run(work: Coroutine[Any, Any, Any]) -> Any:
 
     async def interruptible() -> Any:
         task = asyncio.ensure_future(work)
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             asyncio.get_running_loop().add_signal_handler(number, task.cancel)
         return await task
 

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -26,13 +27,13 @@ class FakeChatServer:
     async def chat(self, request: web.Request) -> web.Response:
         self.bodies.append(body := await request.json())
         if self.status != 200:
-            return web.json_response({"error": {"message": "no"}}, status=self.status, headers=self.headers)
+            return web.json_response({"error": {"message": self.reply}}, status=self.status, headers=self.headers)
         self.in_flight += 1
         self.most_in_flight = max(self.most_in_flight, self.in_flight)
         await asyncio.sleep(0)
         self.in_flight -= 1
         words = self.reply.split()
-        kept = words[: body["max_tokens"]]
+        kept = words[: body.get("max_tokens") or body["max_completion_tokens"]]
         choice = {
             "index": 0,
             "message": {"role": "assistant", "content": " ".join(kept)},
@@ -41,7 +42,9 @@ class FakeChatServer:
         }
         prompt_tokens = sum(len(m["content"].split()) for m in body["messages"])
         usage = {"prompt_tokens": prompt_tokens, "completion_tokens": len(kept)}
-        return web.json_response({"model": body["model"], "choices": [choice], "usage": usage})
+        return web.json_response(
+            {"model": body["model"], "choices": [choice], "object": "chat.completion", "usage": usage}
+        )
 
     async def models(self, _: web.Request) -> web.Response:
         return web.json_response({"object": "list", "data": []})
@@ -61,14 +64,25 @@ class FakeChatServer:
             yield str(server.make_url("/v1"))
 
 
+@dataclass(frozen=True, slots=True)
+class RawServer:
+    """A server below HTTP."""
+
+    port: int
+    met: asyncio.Event
+    """Somebody has connected."""
+
+
 @asynccontextmanager
-async def raw_server(answer: bytes | None) -> AsyncIterator[int]:
-    """The port of a server that sends `answer` to whoever sends it a header, or keeps silent if there is none."""
+async def raw_server(answer: bytes | None) -> AsyncIterator[RawServer]:
+    """A server that sends `answer` to whoever sends it a header, or keeps silent if there is none."""
+    met = asyncio.Event()
     connections: set[asyncio.Task[Any]] = set()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if task := asyncio.current_task():
             connections.add(task)
+        met.set()
         with suppress(asyncio.IncompleteReadError, ConnectionError):
             if answer is not None:
                 await reader.readuntil(b"\r\n\r\n")
@@ -80,7 +94,7 @@ async def raw_server(answer: bytes | None) -> AsyncIterator[int]:
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     try:
-        yield int(server.sockets[0].getsockname()[1])
+        yield RawServer(server.sockets[0].getsockname()[1], met)
     finally:
         server.close()
         await asyncio.gather(*connections)

@@ -62,7 +62,7 @@ async def demo(options: DemoOptions, settings: Settings, console: Console) -> No
         say(f"publishing  {len(chosen)} tickets of the test split, {options.per_s:g} a second")
         say(f"logs        {options.folder}/logs")
         tally = await _watched(run, chosen, options.per_s, console)
-        say("baselines   the same tickets through tier-1 alone and tier-2 alone, to compare with")
+        say("baselines   the same tickets through either tier alone")
         compared = await baseline.measure(run, chosen, {**tally.answers, **tally.handoffs})
     result = report.build(
         tally.answers,

@@ -41,7 +41,7 @@ class Frontier:
     @property
     def description(self) -> str:
         if self.recorded:
-            return f"a recording that speaks {self.provider}'s protocol, priced as {self.model}"
+            return f"a recording (no provider is called), at {self.model}'s price"
         return f"{self.provider} {self.model}, spend limit ${self.spend_limit_usd:.2f}"
 
 
@@ -110,7 +110,7 @@ async def _broker(kafka: KafkaSettings, folder: Path, embedded: bool, stack: Asy
         say(f"Kafka       the broker at {kafka.bootstrap_servers}")
         return kafka
     started = time.monotonic()
-    say("Kafka       starting 4.3.1 on this machine (the first time downloads 45 MB)")
+    say("Kafka       starting 4.3.1 (the first time downloads 45 MB)")
     broker = EmbeddedKafka(folder / "kafka")
     try:
         # In a thread that is waited for even when we are interrupted: a broker half started must be stopped too.
@@ -164,7 +164,7 @@ async def _models(
         waits.append(processes.wait_ready("recorded-frontier"))
     await asyncio.gather(*waits)
     ready_s = time.monotonic() - started
-    say(f"tier-1      SmolLM2-135M with {settings.company}'s adapter on llama.cpp, ready in {ready_s:.1f} s")
+    say(f"tier-1      SmolLM2-135M with its adapter on llama.cpp, ready in {ready_s:.1f} s")
     say(f"tier-2      {chosen.description}")
 
 
@@ -189,7 +189,7 @@ async def _stages(processes: Processes, environment: dict[str, str], say: Say) -
         argv = (sys.executable, "-m", "streams.cli", "run", stage)
         processes.start(Child(stage, argv, f"http://127.0.0.1:{port}/readyz", environment | own, restart=True))
     await asyncio.gather(*(processes.wait_ready(stage) for stage in STAGES))
-    say(f"stages      {', '.join(STAGES)}: a process each, ready in {time.monotonic() - started:.1f} s")
+    say(f"stages      {', '.join(STAGES)}: ready in {time.monotonic() - started:.1f} s")
 
 
 def free_port() -> int:

@@ -168,7 +168,7 @@ async def test_a_server_that_is_gone_is_retryable_and_not_ready() -> None:
 
 async def test_a_server_that_never_answers_is_retryable() -> None:
     """The timeout is ours to keep."""
-    async with raw_server(None) as port, OpenAIEngine(config(port, timeout_s=0.2)) as engine:
+    async with raw_server(None) as server, OpenAIEngine(config(server.port, timeout_s=0.2)) as engine:
         with pytest.raises(RetryableError, match="Timeout"):
             await engine.generate(prompt("x"), max_tokens=4)
 
@@ -187,7 +187,7 @@ async def test_a_server_that_never_answers_is_retryable() -> None:
 async def test_a_body_that_is_no_completion_is_retryable(body: bytes) -> None:
     """A proxy's page or half a body says nothing about the ticket."""
     answer = b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: %d\r\n\r\n%s" % (len(body), body)
-    async with raw_server(answer) as port, OpenAIEngine(config(port)) as engine:
+    async with raw_server(answer) as server, OpenAIEngine(config(server.port)) as engine:
         with pytest.raises(RetryableError, match="unreadable"):
             await engine.generate(prompt("x"), max_tokens=4)
 

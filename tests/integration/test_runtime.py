@@ -231,10 +231,9 @@ async def test_work_that_outlasts_the_drain_time_is_left_undone(settings: KafkaS
 async def test_a_stop_ends_a_stage_whose_broker_never_answers() -> None:
     """Joining may take long; a stop does not wait for it."""
     started = time.monotonic()
-    async with raw_server(None) as port:
-        async with running(stage(answer), KafkaSettings(bootstrap_servers=f"127.0.0.1:{port}")):
-            # Nothing tells from outside that the client waits; a moment of the loop is enough for it to connect.
-            await asyncio.sleep(0.2)
+    async with raw_server(None) as broker:
+        async with running(stage(answer), KafkaSettings(bootstrap_servers=f"127.0.0.1:{broker.port}")):
+            await asyncio.wait_for(broker.met.wait(), 10)
         assert time.monotonic() - started < 15
 
 
