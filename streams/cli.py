@@ -51,14 +51,20 @@ Broker = Annotated[
 
 def main() -> None:
     """The console command. Wrong settings and failed steps end with a line, not with a traceback."""
+    from aiokafka.errors import KafkaError
+
     from streams.local.processes import StepError
+    from streams.publish import BadLineError
+    from streams.topics import TopicsError
 
     try:
         app()
     except SettingsError as exc:
         sys.exit(_failed(str(exc), 2))
-    except StepError as exc:
+    except (StepError, BadLineError, TopicsError) as exc:
         sys.exit(_failed(str(exc), 1))
+    except KafkaError as exc:
+        sys.exit(_failed(f"Kafka: {exc} (kafka.bootstrap_servers names the broker)", 1))
 
 
 def _failed(text: str, code: int) -> int:
@@ -125,9 +131,7 @@ def apply() -> None:
     from streams import topics
 
     kafka = load().kafka
-    made = _topics(
-        topics.apply(kafka.bootstrap_servers, kafka.topic_prefix, kafka.partitions, kafka.replication_factor)
-    )
+    made = _run(topics.apply(kafka.bootstrap_servers, kafka.topic_prefix, kafka.partitions, kafka.replication_factor))
     table = Table("topic", "partitions", "done", "left as it is")
     for topic in made:
         table.add_row(topic.topic, str(topic.partitions), topic.action, "; ".join(topic.drift))
@@ -141,7 +145,7 @@ def show() -> None:
 
     kafka = load().kafka
     table = Table("topic", "partitions", "leaders", "kept", "cleanup", "records (at most)")
-    for topic in _topics(topics.show(kafka.bootstrap_servers, kafka.topic_prefix)):
+    for topic in _run(topics.show(kafka.bootstrap_servers, kafka.topic_prefix)):
         kept = "for ever" if topic.retention_ms in (None, -1) else f"{topic.retention_ms / 86_400_000:g} days"
         led = sum(leader is not None for leader in topic.leaders)
         table.add_row(
@@ -153,15 +157,6 @@ def show() -> None:
             str(topic.records),
         )
     console.print(table)
-
-
-def _topics(work: Coroutine[Any, Any, Any]) -> Any:
-    from streams.topics import TopicsError
-
-    try:
-        return asyncio.run(work)
-    except TopicsError as exc:
-        raise typer.Exit(_failed(str(exc), 1)) from exc
 
 
 @app.command()

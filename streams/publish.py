@@ -26,8 +26,8 @@ async def producer(settings: KafkaSettings) -> AsyncIterator[AIOKafkaProducer]:
     client = AIOKafkaProducer(
         bootstrap_servers=settings.bootstrap_servers, client_id="headgate-publish", enable_idempotence=True
     )
-    await client.start()
     try:
+        await client.start()
         yield client
     finally:
         await client.stop()

@@ -10,6 +10,7 @@ from msgspec import Struct
 from schemas.codec import decode
 from schemas.topics import Topic
 from streams.settings import KafkaSettings
+from streams.topics import TopicsError
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +64,7 @@ class Reader:
 async def reader(settings: KafkaSettings, topics: Sequence[Topic], from_start: bool = True) -> AsyncIterator[Reader]:
     """A reader over all partitions of some topics, from their start or from their end.
 
-    Raises: KafkaError if the broker can't be reached; LookupError if a topic is not there.
+    Raises: KafkaError if the broker can't be reached; TopicsError if a topic is not there.
     """
     named = {settings.topic_prefix + topic.name: topic for topic in topics}
     # Without a group every partition of the topics is assigned at once.
@@ -74,10 +75,10 @@ async def reader(settings: KafkaSettings, topics: Sequence[Topic], from_start: b
         isolation_level="read_committed",
         enable_auto_commit=False,
     )
-    await client.start()
     try:
+        await client.start()
         if missing := named.keys() - {partition.topic for partition in client.assignment()}:
-            raise LookupError(f"no topic {', '.join(sorted(missing))}: create them with `headgate topics apply`")
+            raise TopicsError(f"no topic {', '.join(sorted(missing))}: create them with `headgate topics apply`")
         await (client.seek_to_beginning() if from_start else client.seek_to_end())
         yield Reader(client, named)
     finally:
