@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from aiokafka import AIOKafkaProducer
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError
 
 from schemas.events import Event
@@ -273,16 +273,50 @@ async def test_a_handler_that_cancels_itself_ends_the_stage(settings: KafkaSetti
         await asyncio.wait_for(StageLoop(stage(cancelled), settings).run(), 30)
 
 
-async def test_a_group_error_reaches_a_stage_without_partitions(settings: KafkaSettings) -> None:
-    """aiokafka tells a group's errors to whoever polls; a spare process has no partition to poll."""
-    async with running(stage(answer), settings) as first:
-        await until(lambda: first.joined)
-        spares = [StageLoop(stage(answer), settings) for _ in range(2)]
-        tasks = [asyncio.create_task(spare.run()) for spare in spares]
-        await until(lambda: all(spare.joined for spare in spares))
-        for spare in spares:
-            spare.stop()
-        await asyncio.gather(*tasks)
+async def test_a_spare_process_waits_ready_and_takes_over(settings: KafkaSettings) -> None:
+    """More processes than partitions: the spare ones are members in good standing, and one steps in."""
+    servers, prefix = settings.bootstrap_servers, settings.topic_prefix
+    loops = [StageLoop(stage(answer), settings) for _ in range(3)]
+    tasks = [asyncio.create_task(loop.run()) for loop in loops]
+    await until(lambda: all(loop.joined for loop in loops))
+    for number, loop in enumerate(loops, 1):
+        await write_tickets(servers, prefix, [f"a{number}"], partition=0)
+        await write_tickets(servers, prefix, [f"b{number}"], partition=1)
+        assert len(await committed_records(servers, prefix + "answers", 2 * number)) == 2 * number
+        loop.stop()
+    await asyncio.wait_for(asyncio.gather(*tasks), 30)
+
+
+async def test_a_stage_without_partitions_learns_of_its_groups_errors(
+    settings: KafkaSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """aiokafka stops coordinating until somebody polls and takes the error; then the session is built anew."""
+    told: list[TopicPartition] = []
+
+    class FailsOnce(AIOKafkaConsumer):  # type: ignore[misc]
+        async def getmany(self, *partitions: TopicPartition, **limits: Any) -> Any:
+            if not told and partitions not in ((p,) for p in self.assignment()):
+                told.extend(partitions)
+                raise KafkaError("the group is broken")
+            return await super().getmany(*partitions, **limits)
+
+    monkeypatch.setattr(runtime, "AIOKafkaConsumer", FailsOnce)
+    monkeypatch.setattr(runtime, "RECONNECT_S", (0.05, 0.1))
+    async with running(stage(answer), settings) as loop:
+        await until(lambda: bool(told))
+        await until(lambda: loop.joined)
+        await write_tickets(settings.bootstrap_servers, settings.topic_prefix, ["a"])
+        assert len(await committed_records(settings.bootstrap_servers, settings.topic_prefix + "answers", 1)) == 1
+
+
+async def test_a_client_that_ends_with_a_stray_cancellation_is_closed() -> None:
+    """aiokafka's consumer does so when its broker is gone; it must not read as the stage's own cancellation."""
+
+    class Client:
+        async def stop(self) -> None:
+            raise asyncio.CancelledError
+
+    await runtime._closed(Client())
 
 
 async def test_a_rebalance_under_load_does_not_wait_for_idle_partitions(settings: KafkaSettings) -> None:
