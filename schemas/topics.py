@@ -44,9 +44,7 @@ HANDOFFS = Topic("handoffs", Handoff, "ticket_id", "checker, tier2", "people", r
 EVENTS = Topic("events", Event, "ticket_id", "every stage", "scoreboard, learning", retention_ms=90 * DAY_MS)
 FEEDBACK = Topic("feedback", Feedback, "ticket_id", "helpdesks", "learning", retention_ms=90 * DAY_MS)
 LABELS = Topic("labels", Label, "ticket_id", "audits", "learning", retention_ms=365 * DAY_MS)
-POLICY = Topic(
-    "policy", Policy, "scope", "learning", "router, checker, tier2", cleanup="compact", partitions=1
-)
+POLICY = Topic("policy", Policy, "scope", "learning", "router, checker, tier2", cleanup="compact", partitions=1)
 DEAD_LETTERS = Topic(
     "dead-letters",
     None,
