@@ -154,8 +154,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         recordings = Recordings(load_company(args.company).examples)
         app = application(recordings, latency_scale=args.latency_scale, requests_per_minute=args.requests_per_minute)
         notice = (
-            f"RECORDING on {args.host}:{args.port}: replays {len(recordings)} answers of the project's authors; "
-            "they come from no provider, and no provider is called."
+            f"RECORDING on {args.host}:{args.port}: replays {len(recordings)} answers "
+            "written by the project's authors; they come from no provider, and no provider is called."
         )
         # aiohttp calls `print` once it listens: whoever waits for the line can connect.
         web.run_app(
