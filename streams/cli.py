@@ -84,7 +84,7 @@ def _run(work: Coroutine[Any, Any, Any]) -> Any:
     try:
         return asyncio.run(interruptible())
     except asyncio.CancelledError:
-        raise typer.Exit(130) from None
+        raise typer.Exit(_failed("interrupted; everything that was started is stopped", 130)) from None
 
 
 def _local_settings() -> Settings:
