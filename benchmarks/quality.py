@@ -13,17 +13,15 @@ import asyncio
 import json
 import random
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 
-from schemas.drafts import Draft
-from schemas.tickets import Decision, Routed
+from schemas.tickets import Decision
 from streams.router import load_policy
 from workers.checker.checker import Checker
 from workers.checker.scorer import load_scorer
 from workers.knowledge import load_knowledge
 from workers.learning.company import Example, as_ticket, load_company
-from workers.learning.labelling import Outcome, outcomes
+from workers.learning.labelling import Outcome, as_draft, outcomes
 from workers.learning.serving import served_engine
 from workers.router.classifier import Classifier, ticket_text
 from workers.router.policy import decide
@@ -45,23 +43,6 @@ async def tier1(examples: Sequence[Example], decided: Sequence[Decision], adapte
     texts = {p.id: p.text for p in load_knowledge(FERNWAY / "knowledge.toml")}
     async with served_engine(adapter) as engine:
         return await outcomes(examples, [d.passages for d in decided], texts, engine, "Fernway", MAX_TOKENS)
-
-
-def draft(example: Example, decision: Decision, outcome: Outcome) -> Draft:
-    """An outcome as the checker gets it."""
-    made = outcome.generation
-    return Draft(
-        routed=Routed(ticket=as_ticket(example), decision=decision, received_at=datetime.now(UTC)),
-        tier="tier1",
-        text=made.text,
-        finish_reason=made.finish_reason,
-        model=made.model,
-        provider="tier1",
-        usage=made.usage,
-        logprobs=made.logprobs,
-        cost_usd=0.0,
-        duration_s=0.0,
-    )
 
 
 def share(flags: Sequence[bool]) -> float | None:
@@ -87,7 +68,7 @@ async def main() -> None:
         load_policy(FERNWAY / "policy.json"),
         0.0,
     )
-    verdicts = checker.check([draft(e, d, o) for e, d, o in zip(examples, decided, distilled, strict=True)])
+    verdicts = checker.check([as_draft(e, d, o) for e, d, o in zip(examples, decided, distilled, strict=True)])
     good = [o.acceptable for o in distilled]
     tried = [d.tier == "tier1" for d in decided]
     shipped = [t and v.accepted for t, v in zip(tried, verdicts, strict=True)]

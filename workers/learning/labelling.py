@@ -2,11 +2,14 @@
 
 import asyncio
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
 from msgspec import Struct
 
+from schemas.drafts import Draft
+from schemas.tickets import Decision, Routed
 from workers.learning.company import Example, as_ticket
 from workers.learning.rubric import grade
 from workers.tier1.engine import Engine, Generation
@@ -43,6 +46,23 @@ async def outcomes(
         return Outcome(example.ticket_id, picked, made, grade(made.text, example.rubric).acceptable)
 
     return list(await asyncio.gather(*(outcome(e, p) for e, p in zip(examples, passages, strict=True))))
+
+
+def as_draft(example: Example, decision: Decision, outcome: Outcome) -> Draft:
+    """An outcome as the checker would get it."""
+    made = outcome.generation
+    return Draft(
+        routed=Routed(ticket=as_ticket(example), decision=decision, received_at=datetime.now(UTC)),
+        tier="tier1",
+        text=made.text,
+        finish_reason=made.finish_reason,
+        model=made.model,
+        provider="tier1",
+        usage=made.usage,
+        logprobs=made.logprobs,
+        cost_usd=0.0,
+        duration_s=0.0,
+    )
 
 
 def save(outcomes: Sequence[Outcome], path: Path) -> None:

@@ -13,7 +13,6 @@ import os
 import shutil
 import tomllib
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 
@@ -22,7 +21,7 @@ import numpy as np
 
 from schemas.drafts import Draft
 from schemas.policy import Policy
-from schemas.tickets import Decision, Routed, RouteReason
+from schemas.tickets import Decision, RouteReason
 from workers.checker.features import EmbeddedKnowledge, features
 from workers.checker.gates import failed_gates
 from workers.learning import adapter, base_model, labelling, parity, passages, router, scorer
@@ -34,8 +33,6 @@ from workers.learning.splits import distillation_set, label_set
 from workers.router.classifier import Classifier, Scores, ticket_text
 
 STEPS = ("adapter", "labels", "router", "checker")
-
-EPOCH = datetime.fromtimestamp(0, UTC)
 
 MAX_TOKENS = 120
 
@@ -215,7 +212,8 @@ class School:
         for example, score in zip(examples, scores, strict=True):
             outcome = self.outcomes[example.ticket_id]
             unseen = float(p_ok.get(example.ticket_id, score.p_ok))
-            found.append((_draft(example, outcome, score, unseen), outcome.acceptable))
+            decision = _decision(score, unseen, outcome.passages)
+            found.append((labelling.as_draft(example, decision, outcome), outcome.acceptable))
         return found
 
 
@@ -228,9 +226,8 @@ def _texts(examples: list[Example]) -> list[str]:
     return [ticket_text(as_ticket(example)) for example in examples]
 
 
-def _draft(example: Example, outcome: Outcome, scores: Scores, p_ok: float) -> Draft:
-    made, ticket = outcome.generation, as_ticket(example)
-    decision = Decision(
+def _decision(scores: Scores, p_ok: float, picked: tuple[str, ...]) -> Decision:
+    return Decision(
         tier="tier1",
         reason=RouteReason.CONFIDENT,
         p_ok=p_ok,
@@ -240,17 +237,5 @@ def _draft(example: Example, outcome: Outcome, scores: Scores, p_ok: float) -> D
         propensity=1.0,
         policy_version="",
         cost_usd=0.0,
-        passages=outcome.passages,
-    )
-    return Draft(
-        routed=Routed(ticket=ticket, decision=decision, received_at=EPOCH),
-        tier="tier1",
-        text=made.text,
-        finish_reason=made.finish_reason,
-        model=made.model,
-        provider="tier1",
-        usage=made.usage,
-        logprobs=made.logprobs,
-        cost_usd=0.0,
-        duration_s=0.0,
+        passages=picked,
     )
