@@ -1,16 +1,16 @@
 """Read topics as a downstream consumer does: committed records only, decoded."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from aiokafka import AIOKafkaConsumer
+from aiokafka import AIOKafkaConsumer, TopicPartition
 from msgspec import Struct
 
 from schemas.codec import decode
 from schemas.topics import Topic
 from streams.settings import KafkaSettings
-from streams.topics import TopicsError
+from streams.topics import TopicsError, show
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +64,11 @@ class Reader:
 async def reader(settings: KafkaSettings, topics: Sequence[Topic], from_start: bool = True) -> AsyncIterator[Reader]:
     """A reader over all partitions of some topics, from their start or from their end.
 
-    Raises: KafkaError if the broker can't be reached; TopicsError if a topic is not there.
+    Raises: TopicsError if the broker can't be reached or a topic is not there.
     """
     named = {settings.topic_prefix + topic.name: topic for topic in topics}
-    # Without a group every partition of the topics is assigned at once.
+    partitions = await _partitions(settings, named)
     client = AIOKafkaConsumer(
-        *named,
         bootstrap_servers=settings.bootstrap_servers,
         client_id="headgate-read",
         isolation_level="read_committed",
@@ -77,9 +76,19 @@ async def reader(settings: KafkaSettings, topics: Sequence[Topic], from_start: b
     )
     try:
         await client.start()
-        if missing := named.keys() - {partition.topic for partition in client.assignment()}:
-            raise TopicsError(f"no topic {', '.join(sorted(missing))}: create them with `headgate topics apply`")
-        await (client.seek_to_beginning() if from_start else client.seek_to_end())
+        client.assign(partitions)
+        await (client.seek_to_beginning(*partitions) if from_start else client.seek_to_end(*partitions))
+        for partition in partitions:
+            # Looked up only when asked for: what is published after this block was entered must be read.
+            await client.position(partition)
         yield Reader(client, named)
     finally:
         await client.stop()
+
+
+async def _partitions(settings: KafkaSettings, names: Iterable[str]) -> list[TopicPartition]:
+    # Asked of the admin client: a consumer that is given a topic that isn't there tries for most of a minute.
+    found = {t.topic: t.partitions for t in await show(settings.bootstrap_servers, settings.topic_prefix)}
+    if missing := [name for name in names if not found.get(name)]:
+        raise TopicsError(f"no topic {', '.join(missing)}: create them with `headgate topics apply`")
+    return [TopicPartition(name, number) for name in names for number in range(found[name])]

@@ -1,5 +1,6 @@
 """`headgate up`: everything on this machine, for tickets of your own."""
 
+import sys
 from pathlib import Path
 
 from rich.console import Console
@@ -21,24 +22,27 @@ async def up(
         console.print(f"  {escape(text)}", highlight=False)
 
     async with local_run(settings, company, folder, embedded, spend_limit_usd, say) as run:
-        console.print(_how_to(run.kafka.bootstrap_servers, run.frontier.recorded, folder), highlight=False)
+        console.print(
+            _how_to(run.kafka.bootstrap_servers, run.frontier.recorded, folder), highlight=False, soft_wrap=True
+        )
         await run.processes.watch()
 
 
 def _how_to(bootstrap_servers: str, recorded: bool, folder: Path) -> str:
     known = (
-        "\nTier-2 is a recording of answers to the example tickets: any other ticket that needs it goes to a person\n"
-        "(handoffs). "
+        "\nTier-2 is a recording of answers to the example tickets: any other ticket that needs it\n"
+        "goes to a person (handoffs). "
         "Set ANTHROPIC_API_KEY or OPENAI_API_KEY for the real thing.\n"
         if recorded
         else ""
     )
+    command = escape(sys.argv[0])
     return f"""
 [bold]Headgate is up.[/] In another shell:
 
   export HEADGATE_KAFKA__BOOTSTRAP_SERVERS={bootstrap_servers}
-  echo '{{"ticket_id": "1", "body": "why is there a late fee on my bill?"}}' | headgate publish -
-  headgate answers --follow
+  echo '{{"ticket_id": "1", "body": "why is there a late fee on my bill?"}}' | {command} publish -
+  {command} answers --follow
 
 Any Kafka client will do: publish JSON to the topic [bold]tickets[/], read the topic [bold]answers[/].
 {known}Logs: {escape(str(folder))}/logs    Ctrl-C stops everything.
