@@ -62,7 +62,8 @@ class OpenAIEngine:
         except httpx.TransportError as exc:
             raise RetryableError(f"tier-1 server: {type(exc).__name__}") from exc
         _raise_for_status(response)
-        return parse_completion(response.content)
+        # By the configured name: a llama.cpp server answers with the path of its file.
+        return msgspec.structs.replace(parse_completion(response.content), model=self.config.model)
 
     async def ready(self) -> bool:
         """See Engine."""
