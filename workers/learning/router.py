@@ -235,6 +235,10 @@ def attach(encoder: Path, heads: Heads, out: Path) -> Path:
     model.graph.initializer.extend(onnx.numpy_helper.from_array(value, name) for name, value in weights.items())
     del model.graph.output[:]
     model.graph.output.extend(added.output)
+    for part in (*model.graph.node, *model.graph.value_info, *model.graph.initializer):
+        # The exporter notes where each came from, with paths of the machine that it ran on.
+        del part.metadata_props[:]
+        part.doc_string = ""
     onnx.helper.set_model_props(
         model, {"passages": json.dumps(heads.passages.passages), "max_tokens": str(MAX_TOKENS), "encoder": ENCODER}
     )
