@@ -6,7 +6,7 @@ import signal
 import sys
 from collections.abc import Coroutine
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import orjson
 import typer
@@ -208,7 +208,10 @@ def schemas(out: Annotated[Path, typer.Argument(help="Folder to write to.")] = P
 
 @app.command()
 def learn(
-    step: Annotated[str, typer.Argument(help="adapter, labels, router, checker, or all of them in this order")],
+    step: Annotated[
+        Literal["adapter", "labels", "router", "checker", "all"],
+        typer.Argument(help="One step, or all of them in this order."),
+    ],
     company: Annotated[Path, typer.Option(help="The company's folder; what is learned is written into it.")] = FERNWAY,
 ) -> None:
     """Train a company's models from its training tickets (needs the `learn` extra; `make learn` has it)."""

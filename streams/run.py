@@ -87,7 +87,12 @@ async def _run(stage: Stage[Any], settings: Settings) -> int:
     async def watch_engine() -> None:
         nonlocal engine_ready
         while stage.ready is not None:
-            engine_ready = await stage.ready()
+            answered = False
+            try:
+                answered = await stage.ready()
+            finally:
+                # A check that fails for a reason of its own must not leave the last good answer standing.
+                engine_ready = answered
             await asyncio.sleep(2.0)
 
     health = metrics.Health(
