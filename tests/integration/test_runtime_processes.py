@@ -137,7 +137,7 @@ async def test_kills_at_any_moment_do_every_record_once(processes: Processes) ->
 
 @pytest.mark.parametrize("hold", ["handler", "commit"])
 async def test_a_zombie_writes_nothing(processes: Processes, hold: str) -> None:
-    """A frozen process whose partitions moved is fenced when it wakes, drops its batch, and joins again."""
+    """A frozen process whose partitions moved drops its batch when it wakes, and joins again."""
     await write_tickets(processes.servers, processes.prefix, IDS)
     zombie = processes.start("zombie", HOLD=hold)
     await until(zombie.is_held)
@@ -146,9 +146,9 @@ async def test_a_zombie_writes_nothing(processes: Processes, hold: str) -> None:
     assert await answers(processes, len(IDS)) == Counter(IDS)
     zombie.open_gate()
     zombie.popen.send_signal(signal.SIGCONT)
-    await until(lambda: bool(zombie.events("kafka_session_ended")))
-    # The old member may have begun to join again before it was fenced: then the group first waits for it to expire.
-    await until(lambda: len(zombie.partitions()) == len(successor.partitions()) == 1, limit_s=70)
+    # Woken, it either meets the fence, which ends its session, or first hears that its partitions were revoked; and it
+    # may have begun to join again before that: then the group waits for the old member to expire.
+    await until(lambda: len(zombie.partitions()) == len(successor.partitions()) == 1, limit_s=90)
     more = [f"u{i:03}" for i in range(40)]
     await write_tickets(processes.servers, processes.prefix, more)
     assert await answers(processes, len(IDS) + len(more)) == Counter(IDS + more)
