@@ -34,7 +34,12 @@ def _asyncapi() -> dict[str, Any]:
             "description": f"Written by {topic.written_by}; read by {topic.read_by}.",
             "messages": {name: {"$ref": f"#/components/messages/{name}"}},
             "bindings": {
-                "kafka": {"topicConfiguration": {"cleanup.policy": [topic.cleanup], "retention.ms": topic.retention_ms}}
+                "kafka": {
+                    "topicConfiguration": {
+                        "cleanup.policy": topic.cleanup.split(","),
+                        "retention.ms": topic.retention_ms,
+                    }
+                }
             },
         }
     return {

@@ -7,7 +7,7 @@ from msgspec import Struct
 from schemas.tickets import Moment, TicketId
 
 StageName = Literal["router", "tier1", "tier2", "checker"]
-Outcome = Literal["routed", "drafted", "answered", "escalated", "handed_off", "dead_lettered"]
+Outcome = Literal["routed", "drafted", "answered", "escalated", "handed_off", "dead_lettered", "duplicate"]
 
 
 class Event(Struct, frozen=True, kw_only=True):

@@ -10,10 +10,16 @@ from schemas.drafts import Draft
 from schemas.events import Event
 from schemas.labels import Feedback, Label
 from schemas.policy import Policy
+from schemas.seen import Seen
 from schemas.tickets import Routed, Ticket
 
 DAY_MS = 24 * 3600 * 1000
 MIB = 1024 * 1024
+
+BACKFILL = ".backfill"
+"""The slow lane: past tickets, for which spare capacity will do."""
+RETRY = ".retry"
+"""Records that a stage has parked until they are due."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,25 +32,36 @@ class Topic:
     written_by: str
     read_by: str
     retention_ms: int = 7 * DAY_MS
-    cleanup: Literal["delete", "compact"] = "delete"
-    backfill: bool = False
-    """Whether the topic has a `.backfill` twin, the slow lane."""
+    cleanup: Literal["delete", "compact", "compact,delete"] = "delete"
+    twins: tuple[str, ...] = ()
+    """What is added to its name for the topics of the same shape beside it."""
     partitions: int | None = None
     """None means the configured number."""
     max_message_bytes: int = 4 * MIB
     """Four times a ticket's limit by default: later records carry the ticket and what was added to it."""
 
 
-TICKETS = Topic("tickets", Ticket, "ticket_id", "helpdesks", "router", backfill=True, max_message_bytes=MIB)
-TIER1 = Topic("tier1", Routed, "ticket_id", "router", "tier1", backfill=True)
-TIER2 = Topic("tier2", Routed, "ticket_id", "router, checker (escalations)", "tier2", backfill=True)
-DRAFTS = Topic("drafts", Draft, "ticket_id", "tier1, tier2", "checker", backfill=True)
+TICKETS = Topic("tickets", Ticket, "ticket_id", "helpdesks", "router", twins=(BACKFILL, RETRY), max_message_bytes=MIB)
+TIER1 = Topic("tier1", Routed, "ticket_id", "router", "tier1", twins=(BACKFILL, RETRY))
+TIER2 = Topic("tier2", Routed, "ticket_id", "router, checker (escalations)", "tier2", twins=(BACKFILL, RETRY))
+DRAFTS = Topic("drafts", Draft, "ticket_id", "tier1, tier2", "checker", twins=(BACKFILL, RETRY))
 ANSWERS = Topic("answers", Answer, "ticket_id", "checker", "helpdesks", retention_ms=30 * DAY_MS)
 HANDOFFS = Topic("handoffs", Handoff, "ticket_id", "checker, tier2", "people", retention_ms=30 * DAY_MS)
 EVENTS = Topic("events", Event, "ticket_id", "every stage", "scoreboard, learning", retention_ms=90 * DAY_MS)
 FEEDBACK = Topic("feedback", Feedback, "ticket_id", "helpdesks", "learning", retention_ms=90 * DAY_MS)
 LABELS = Topic("labels", Label, "ticket_id", "audits", "learning", retention_ms=365 * DAY_MS)
 POLICY = Topic("policy", Policy, "scope", "learning", "router, checker, tier2", cleanup="compact", partitions=1)
+SEEN = Topic(
+    "seen",
+    Seen,
+    "tenant and ticket_id",
+    "router",
+    "router",
+    retention_ms=2 * DAY_MS,
+    cleanup="compact,delete",
+    twins=(BACKFILL,),
+)
+"""Which tickets were taken in lately, partition by partition as they stand in `tickets`."""
 DEAD_LETTERS = Topic(
     "dead-letters",
     None,
@@ -67,11 +84,11 @@ TOPICS: tuple[Topic, ...] = (
     FEEDBACK,
     LABELS,
     POLICY,
+    SEEN,
     DEAD_LETTERS,
 )
 
 
 def all_names(prefix: str = "") -> dict[str, Topic]:
-    """Every topic to create, by its full name; the slow lane's twins included."""
-    names = {prefix + t.name: t for t in TOPICS}
-    return names | {f"{prefix}{t.name}.backfill": t for t in TOPICS if t.backfill}
+    """Every topic to create, by its full name; the twins included."""
+    return {prefix + topic.name + twin: topic for topic in TOPICS for twin in ("", *topic.twins)}

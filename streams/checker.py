@@ -40,7 +40,7 @@ def stage(settings: Settings) -> Stage[Draft]:
         duration_s = (time.perf_counter() - started) / len(records)
         return [_done(record, verdict, duration_s) for record, verdict in zip(records, verdicts, strict=True)]
 
-    return Stage("checker", DRAFTS, Draft, handle, batch_size=config.batch_size)
+    return Stage("checker", DRAFTS, Draft, handle, batch_size=config.batch_size, max_in_flight=2 * config.batch_size)
 
 
 def _done(record: Record[Draft], verdict: Verdict, duration_s: float) -> Done:

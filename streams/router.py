@@ -39,7 +39,37 @@ def stage(settings: Settings) -> Stage[Ticket]:
             for record, score in zip(records, scores, strict=True)
         ]
 
-    return Stage("router", TICKETS, Ticket, handle, batch_size=config.batch_size)
+    return Stage(
+        "router",
+        TICKETS,
+        Ticket,
+        handle,
+        batch_size=config.batch_size,
+        # One batch in the model while the one before it is committed.
+        max_in_flight=2 * config.batch_size,
+        identity=identity,
+        duplicate=_duplicate,
+    )
+
+
+def identity(ticket: Ticket) -> str:
+    """What makes two tickets one. Helpdesks number their tickets by themselves, so the tenant belongs to it."""
+    return f"{ticket.tenant}\0{ticket.ticket_id}"
+
+
+def _duplicate(record: Record[Ticket]) -> Done:
+    """A ticket that its helpdesk published again: the first one is answered."""
+    ticket = record.value
+    event = Event(
+        event_id=f"router/{record.origin}",
+        at=utc_now(),
+        stage="router",
+        outcome="duplicate",
+        ticket_id=ticket.ticket_id,
+        tenant=ticket.tenant,
+        age_s=age_s(record.written_at),
+    )
+    return Done((), event)
 
 
 def load_policy(path: Path) -> Policy:

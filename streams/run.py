@@ -20,6 +20,7 @@ from schemas.events import StageName
 from streams import checker, router, tier1, tier2
 from streams.runtime import metrics
 from streams.runtime.loop import StageLoop
+from streams.runtime.session import DuplicateInstanceError
 from streams.runtime.stage import Stage
 from streams.settings import Settings, SettingsError
 
@@ -107,6 +108,9 @@ async def _run(stage: Stage[Any], settings: Settings) -> int:
     watcher = asyncio.create_task(watch_engine())
     try:
         await loop.run()
+    except DuplicateInstanceError as exc:
+        log.error("stage_stopped", error=str(exc), next="give each process its own and start again")
+        return 2
     except Exception:
         log.exception("stage_failed", next="exiting, so that the supervisor starts it again")
         return 1

@@ -47,6 +47,16 @@ class KafkaSettings(_Section):
     """How long work in flight may take to finish when partitions move or the process is told to stop."""
     transaction_timeout_s: float = Field(10.0, gt=0)
     """How long a dead process's open transaction holds back readers."""
+    delivery: Literal["exactly_once", "at_least_once"] = "exactly_once"
+    """At least once saves the transactions, and their milliseconds; after a crash or a move some records come twice."""
+    max_in_flight_bytes: int = Field(64 * 1024 * 1024, ge=1)
+    """Input bytes of the records that a process works on."""
+    live_objective_s: float = Field(30.0, gt=0)
+    """When the oldest live record is older than this, the process begins no backfill."""
+    dedupe_window_s: float = Field(24 * 3600.0, ge=0, le=2 * 24 * 3600)
+    """A ticket published again within this time is answered once; 0 remembers nothing."""
+    dedupe_limit: int = Field(100_000, ge=1)
+    """Most tickets remembered of a partition, about 200 bytes of memory each; past it the oldest are forgotten."""
 
 
 class RouterSettings(_Section):
@@ -68,7 +78,7 @@ class Tier1Settings(_Section):
     api_key: SecretStr | None = None
     max_tokens: int = Field(120, ge=1)
     in_flight: int = Field(16, ge=1)
-    """Tickets of one partition that are generated at a time."""
+    """Tickets that the process has begun and not committed: about what the engine generates at a time."""
     timeout_s: float = Field(90.0, gt=0)
     usd_per_hour: float = Field(0.08, ge=0)
     """Price of the engine while it is busy: two cloud CPU cores by default (a guess, to be set)."""
@@ -82,8 +92,8 @@ class Tier2Settings(_Section):
     model: str = "claude-sonnet-5-5"
     api_key: SecretStr | None = None
     max_tokens: int = Field(500, ge=1)
-    in_flight: int = Field(16, ge=1)
-    """Tickets of one partition that are asked at a time."""
+    in_flight: int = Field(64, ge=1)
+    """Tickets that the process has begun and not committed: most calls at a time, and most that a crash pays twice."""
     timeout_s: float = Field(60.0, gt=0)
     deadline_s: float = Field(120.0, gt=0)
     """From the first call for a ticket, waits and retries included."""

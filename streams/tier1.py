@@ -8,7 +8,7 @@ from schemas.tickets import Attempt, Routed
 from schemas.topics import DRAFTS, TIER1, TIER2
 from streams.events import draft_event
 from streams.runtime.clock import age_s, utc_now
-from streams.runtime.stage import DeadLetter, Done, Output, Record, Stage, concurrently, dead_letter
+from streams.runtime.stage import DeadLetter, Done, Output, Record, Stage, dead_letter, singly
 from streams.settings import Settings
 from workers.errors import PermanentError, RetryableError
 from workers.knowledge import load_knowledge
@@ -43,9 +43,10 @@ async def stage(settings: Settings) -> AsyncIterator[Stage[Routed]]:
             "tier1",
             TIER1,
             Routed,
-            concurrently(handle),
+            singly(handle),
             give_up=to_tier2,
-            batch_size=settings.tier1.in_flight,
+            batch_size=1,
+            max_in_flight=settings.tier1.in_flight,
             ready=tier1.engine.ready,
         )
 

@@ -10,7 +10,7 @@ from schemas.topics import DRAFTS, HANDOFFS, TIER2
 from streams.events import draft_event
 from streams.outcomes import handoff
 from streams.runtime.clock import age_s, utc_now
-from streams.runtime.stage import DeadLetter, Done, Output, Record, Stage, concurrently, dead_letter
+from streams.runtime.stage import DeadLetter, Done, Output, Record, Stage, dead_letter, singly
 from streams.settings import Settings, SettingsError
 from workers.errors import PermanentError
 from workers.knowledge import load_knowledge
@@ -36,9 +36,10 @@ async def stage(settings: Settings) -> AsyncIterator[Stage[Routed]]:
             "tier2",
             TIER2,
             Routed,
-            concurrently(handle),
+            singly(handle),
             give_up=to_a_person,
-            batch_size=settings.tier2.in_flight,
+            batch_size=1,
+            max_in_flight=settings.tier2.in_flight,
             # The provider's client is the one owner of retries: a second one here would multiply the paid calls.
             retry=RetryLimits(attempts=1),
             ready=tier2.ready,

@@ -73,7 +73,7 @@ def wanted_shape(topic: Topic, partitions: int, replication_factor: int) -> Shap
         replication_factor=replication_factor,
         config={
             # A compacted topic keeps the last record of every key for ever.
-            RETENTION: str(topic.retention_ms if topic.cleanup == "delete" else -1),
+            RETENTION: str(-1 if topic.cleanup == "compact" else topic.retention_ms),
             CLEANUP: topic.cleanup,
             MAX_BYTES: str(topic.max_message_bytes),
         },

@@ -1,10 +1,7 @@
-"""Run a batch until every record has a final result: done, or given up."""
+"""One call of a stage's handler, and what follows from a failure."""
 
-import asyncio
 import random
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TypeVar
 
 import structlog
@@ -18,61 +15,36 @@ T = TypeVar("T", bound=Struct)
 log = structlog.get_logger()
 
 
-@dataclass(frozen=True, slots=True)
-class Attempted:
-    """A record's final result and how many tries it took."""
-
-    origin: Origin
-    result: Done | DeadLetter
-    attempts: int
-
-
-async def attempt_batch(stage: Stage[T], records: Sequence[Record[T]], rng: random.Random) -> list[Attempted]:
-    """Handle a batch; records that failed and may go better are handled again, in ever smaller batches."""
-    finished: list[Attempted] = []
-    pending = list(records)
-    started = time.monotonic()
-    attempt = 0
-    while pending:
-        attempt += 1
-        results = await _handled(stage, pending)
-        again: list[Record[T]] = []
-        delay_s = 0.0
-        for record, result in zip(pending, results, strict=True):
-            if not isinstance(result, Exception):
-                finished.append(Attempted(record.origin, result, attempt))
-                continue
-            step = after_failure(result, attempt, time.monotonic() - started, stage.retry, rng)
-            if isinstance(step, Retry):
-                again.append(record)
-                delay_s = max(delay_s, step.delay_s)
-            else:
-                finished.append(Attempted(record.origin, stage.give_up(record, result), attempt))
-            _log_failure(record, result, attempt, step)
-        pending = again
-        if pending:
-            await asyncio.sleep(delay_s)
-    return finished
-
-
-async def _handled(stage: Stage[T], records: Sequence[Record[T]]) -> Sequence[Result]:
-    """The handler's results; one that fails as a whole is run record by record, so that the guilty one stands alone."""
+async def handled(stage: Stage[T], records: Sequence[Record[T]]) -> Sequence[Result]:
+    """The handler's results; a batch that fails as a whole is run record by record: the guilty one stands alone."""
     try:
-        return await stage.handler(records)
+        results = await stage.handler(records)
     except Exception as exc:
         if len(records) == 1:
             return [exc]
         log.warning("batch_failed", error=type(exc).__name__, records=len(records), next="each record by itself")
-        return [result for record in records for result in await _handled(stage, [record])]
+        return [result for record in records for result in await handled(stage, [record])]
+    if len(results) != len(records):
+        raise RuntimeError(f"the handler of {stage.name} returned {len(results)} results for {len(records)} records")
+    return results
 
 
-def _log_failure(record: Record[T], error: Exception, attempt: int, step: object) -> None:
+def after(
+    stage: Stage[T], record: Record[T], error: Exception, attempt: int, age_s: float, rng: random.Random
+) -> Retry | Done | DeadLetter:
+    """What becomes of a record whose try number `attempt` failed, `age_s` seconds after the first did."""
+    step = after_failure(error, attempt, age_s, stage.retry, rng)
+    _log_failure(record.origin, error, attempt, step)
+    return step if isinstance(step, Retry) else stage.give_up(record, error)
+
+
+def _log_failure(origin: Origin, error: Exception, attempt: int, step: object) -> None:
     # The text of an unknown exception may hold ticket text: its class is logged, and ours hold only reasons.
     log.warning(
         "record_failed",
-        topic=record.origin.topic,
-        partition=record.origin.partition,
-        offset=record.origin.offset,
+        topic=origin.topic,
+        partition=origin.partition,
+        offset=origin.offset,
         error=type(error).__name__,
         reason=getattr(error, "reason", "unexpected error"),
         attempt=attempt,

@@ -1,12 +1,16 @@
-"""Record headers: CloudEvents (Kafka binary mode), W3C trace context, and the origin of a dead letter."""
+"""Record headers: CloudEvents (Kafka binary mode), W3C trace context, what a parked record and a dead letter carry."""
 
 import hashlib
 import re
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from streams.runtime.stage import DeadLetter, Headers, Origin
 
 _TRACEPARENT = re.compile(rb"00-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})")
+
+REQUEUE_OF = "headgate-requeue-of"
+"""On a record that was published again from the dead letters: which of them it was, as PARTITION/OFFSET there."""
 
 
 def output_headers(stage: str, record_type: str, origin: Origin, number: int, now: float, incoming: Headers) -> Headers:
@@ -31,12 +35,60 @@ def next_traceparent(stage: str, origin: Origin, incoming: Headers) -> bytes:
     return b"00-" + trace_id + b"-" + digest[32:48].encode() + b"-" + flags
 
 
+_PARKED = "headgate-parked-"
+
+
+@dataclass(frozen=True, slots=True)
+class Parked:
+    """What a parked record remembers of its life before. Times are seconds since the epoch."""
+
+    origin: Origin
+    written_s: float
+    attempts: int
+    first_failed_s: float
+    due_s: float
+    """It is not worked on before."""
+
+
+def parked_headers(parked: Parked, incoming: Headers) -> Headers:
+    """The record's own headers as they came, then its life so far."""
+    return (
+        *own_headers(incoming),
+        (_PARKED + "origin", str(parked.origin).encode()),
+        (_PARKED + "written", repr(parked.written_s).encode()),
+        (_PARKED + "attempts", str(parked.attempts).encode()),
+        (_PARKED + "first-failed", repr(parked.first_failed_s).encode()),
+        (_PARKED + "due", repr(parked.due_s).encode()),
+    )
+
+
+def read_parked(headers: Headers) -> Parked | None:
+    """A parked record's life so far; None for one that was not parked by us."""
+    found = {name.removeprefix(_PARKED): value for name, value in headers if name.startswith(_PARKED)}
+    try:
+        topic, partition, offset = found["origin"].decode().rsplit("/", 2)
+        return Parked(
+            origin=Origin(topic, int(partition), int(offset)),
+            written_s=float(found["written"]),
+            attempts=int(found["attempts"]),
+            first_failed_s=float(found["first-failed"]),
+            due_s=float(found["due"]),
+        )
+    except (KeyError, ValueError):
+        return None
+
+
+def own_headers(headers: Headers) -> Headers:
+    """A record's headers without those that parking added."""
+    return tuple(header for header in headers if not header[0].startswith(_PARKED))
+
+
 def dead_letter_headers(
     stage: str, origin: Origin, letter: DeadLetter, attempts: int, now: float, incoming: Headers
 ) -> Headers:
     """The record's own headers as they came, then why and where it was given up."""
     return (
-        *incoming,
+        *own_headers(incoming),
         ("headgate-reason", letter.reason.encode()),
         ("headgate-exception", letter.exception.encode()),
         ("headgate-stage", stage.encode()),

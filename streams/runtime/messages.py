@@ -9,64 +9,95 @@ from aiokafka.structs import ConsumerRecord
 from schemas.codec import encode
 from schemas.events import Event, StageName
 from schemas.tickets import TicketId
-from schemas.topics import DEAD_LETTERS, EVENTS, Topic
-from streams.runtime.attempt import Attempted
-from streams.runtime.headers import dead_letter_headers, output_headers
-from streams.runtime.stage import DeadLetter, Headers, Origin, Output
+from schemas.topics import BACKFILL, DEAD_LETTERS, EVENTS, RETRY, SEEN, Topic
+from streams.runtime import seen
+from streams.runtime.headers import Parked, dead_letter_headers, output_headers, parked_headers
+from streams.runtime.lanes import Lane, lane_of
+from streams.runtime.stage import DeadLetter, Done, Headers, Origin, Output
 
 FRAME_BYTES = 1024
 """More than what Kafka's own framing adds to a message (a batch header of 61 bytes, a few bytes a field)."""
 
 
 @dataclass(frozen=True, slots=True)
+class Settled:
+    """A record's final result in this partition, and how many tries it took."""
+
+    origin: Origin
+    result: Done | DeadLetter | Parked
+    attempts: int
+    mark: str | None = None
+    """The identity to remember, where the stage drops what it has seen before."""
+
+
+@dataclass(frozen=True, slots=True)
 class Message:
-    """What is sent: topic, key and value as bytes, headers."""
+    """What is sent: topic and which of its twins, key and value as bytes, headers."""
 
     topic: Topic
     key: bytes | None
     value: bytes | None
     headers: Headers
+    twin: str = ""
+    partition: int | None = None
+    """None means the key's."""
+
+    @property
+    def topic_name(self) -> str:
+        """Without the configured prefix."""
+        return self.topic.name + self.twin
 
     @property
     def excess_bytes(self) -> int:
         """By how much it is larger than its topic takes; not above 0 means that it fits."""
-        headers_bytes = sum(len(name.encode()) + len(value or b"") for name, value in self.headers)
+        headers_bytes = sum(len(name) + len(value or b"") for name, value in self.headers)
         size_bytes = len(self.key or b"") + len(self.value or b"") + headers_bytes + FRAME_BYTES
         return size_bytes - self.topic.max_message_bytes
 
 
 def finished(
-    stage: StageName, attempted: Attempted, source: ConsumerRecord, now: float
-) -> tuple[Attempted, list[Message]]:
-    """What becomes of a record, and its messages: a record whose outputs no topic takes becomes a dead letter.
+    stage: StageName, topic: Topic, settled: Settled, source: ConsumerRecord, now: float
+) -> tuple[Settled, list[Message]]:
+    """What becomes of a record of `topic`, and its messages: one whose outputs no topic takes becomes a dead letter.
 
     Sent as they are, such outputs would fail the transaction, and the partition would meet the record again for ever.
     """
-    messages = list(messages_for(stage, attempted, source, now))
+    messages = list(messages_for(stage, topic, settled, source, now))
     too_large = [m for m in messages if m.excess_bytes > 0]
-    if not too_large or isinstance(attempted.result, DeadLetter):
-        return attempted, messages
-    name = too_large[0].topic.name
+    if not too_large or isinstance(settled.result, DeadLetter):
+        return settled, messages
+    name = too_large[0].topic_name
     letter = DeadLetter(f"an output for {name} is {too_large[0].excess_bytes} bytes too large", "OutputTooLarge")
-    attempted = Attempted(attempted.origin, letter, attempted.attempts)
-    return attempted, list(messages_for(stage, attempted, source, now))
+    settled = replace(settled, result=letter, mark=None)
+    return settled, list(messages_for(stage, topic, settled, source, now))
 
 
-def messages_for(stage: StageName, attempted: Attempted, source: ConsumerRecord, now: float) -> Iterator[Message]:
-    """The outputs and the event of a finished record, or its dead letter and the event of that."""
+def messages_for(
+    stage: StageName, topic: Topic, settled: Settled, source: ConsumerRecord, now: float
+) -> Iterator[Message]:
+    """A finished record's outputs and event, or its dead letter and the event of that, or the parked record."""
     incoming = tuple(source.headers)
-    result = attempted.result
+    result = settled.result
+    slow = BACKFILL if lane_of(settled.origin.topic) is Lane.BACKFILL else ""
+    if settled.mark is not None:
+        # By partition and not by key: the memory stands beside the ticket however its producer chose the partition.
+        value = encode(seen.mark(source.timestamp / 1000, str(settled.origin)))
+        yield Message(SEEN, settled.mark.encode(), value, (), slow, source.partition)
+    if isinstance(result, Parked):
+        yield Message(topic, source.key, source.value, parked_headers(result, incoming), RETRY)
+        return
     if isinstance(result, DeadLetter):
-        headers = dead_letter_headers(stage, attempted.origin, result, attempted.attempts, now, incoming)
+        headers = dead_letter_headers(stage, settled.origin, result, settled.attempts, now, incoming)
         yield _buried(source, headers)
-        event = _dead_lettered(stage, attempted.origin, result, source, now)
+        event = _dead_lettered(stage, settled.origin, result, source, now)
         outputs: tuple[Output, ...] = (Output(EVENTS, event.ticket_id, event),)
     else:
         outputs = (*result.outputs, Output(EVENTS, result.event.ticket_id, result.event))
     for number, output in enumerate(outputs):
         name = type(output.value).__name__
-        headers = output_headers(stage, name, attempted.origin, number, now, incoming)
-        yield Message(output.topic, output.key.encode(), encode(output.value), headers)
+        headers = output_headers(stage, name, settled.origin, number, now, incoming)
+        twin = slow if slow in output.topic.twins else ""
+        yield Message(output.topic, output.key.encode(), encode(output.value), headers, twin)
 
 
 def _buried(source: ConsumerRecord, headers: Headers) -> Message:

@@ -13,7 +13,31 @@ from prometheus_client import Counter, Gauge, Histogram, make_wsgi_app
 
 RECORDS = Counter("headgate_records_total", "Records finished, by outcome.", ["stage", "outcome"])
 COST_USD = Counter("headgate_cost_usd_total", "Dollars spent on finished records.", ["stage"])
-IN_FLIGHT = Gauge("headgate_records_in_flight", "Records being worked on.", ["stage"])
+IN_FLIGHT = Gauge("headgate_records_in_flight", "Records that a handler has.", ["stage", "lane"])
+EXPOSED = Gauge(
+    "headgate_calls_exposed",
+    "Records begun and not committed: what a crash now would do, and pay for, again.",
+    ["stage"],
+)
+UNFINISHED = Gauge(
+    "headgate_records_unfinished",
+    "The true backlog: records written and not finished, as far as this process's partitions go.",
+    ["stage", "lane"],
+)
+OLDEST_SECONDS = Gauge("headgate_oldest_record_seconds", "Age of the oldest unfinished record.", ["stage", "lane"])
+METADATA_BYTES = Gauge(
+    "headgate_commit_metadata_bytes",
+    "Largest commit metadata of this process's partitions; 4,096 is the end.",
+    ["stage"],
+)
+REDONE = Counter(
+    "headgate_records_redone_total", "Records that a former owner had begun, and that were done again.", ["stage"]
+)
+DROPPED = Counter(
+    "headgate_results_dropped_total",
+    "Finished records whose partition had moved: their work was for nothing.",
+    ["stage"],
+)
 RECONNECTS = Counter("headgate_kafka_sessions_ended_total", "Kafka sessions that ended by an error.", ["stage"])
 AGE_SECONDS = Histogram(
     "headgate_ticket_age_seconds",
@@ -23,9 +47,15 @@ AGE_SECONDS = Histogram(
 )
 TRANSACTION_SECONDS = Histogram(
     "headgate_transaction_seconds",
-    "Sending a batch's outputs and committing its offsets.",
+    "Sending a commit's outputs and its offsets.",
     ["stage"],
-    buckets=(0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 5),
+    buckets=(0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 5),
+)
+TRANSACTION_RECORDS = Histogram(
+    "headgate_transaction_records",
+    "Messages of a commit.",
+    ["stage"],
+    buckets=(1, 2, 5, 10, 20, 50, 100, 200, 500, 1000),
 )
 
 

@@ -1,6 +1,5 @@
 """A stage as a value: what it reads, what it does with a batch, what it sends, and its limits."""
 
-import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -35,8 +34,9 @@ class Record(Generic[T]):
 
     value: T
     origin: Origin
+    """Where it came in; a parked record keeps the place that it was parked from."""
     timestamp_s: float
-    """The broker's or producer's timestamp, seconds since the epoch."""
+    """The broker's or producer's timestamp there, seconds since the epoch."""
 
     @property
     def written_at(self) -> datetime:
@@ -94,21 +94,32 @@ class Stage(Generic[T]):
     handler: Handler[T]
     give_up: GiveUp[T] = dead_letter
     batch_size: int = 32
-    """Most records of one partition that are worked on at a time, in one transaction."""
+    """Most records of one call of the handler: 1 for a single long call, 32 to 64 for a model that works in batches."""
+    max_in_flight: int = 128
+    """Most records that have begun and are not committed, over all partitions of the process. What a crash does again
+    is at most this many records, and so this many paid calls."""
+    identity: Callable[[T], str] | None = None
+    """What a record is about: records of a partition with one identity are worked on one at a time, in their order."""
+    duplicate: Callable[[Record[T]], Done] | None = None
+    """What becomes of a record whose identity was taken in lately (kafka.dedupe_window_s). None remembers nothing."""
     retry: RetryLimits = field(default_factory=RetryLimits)
     ready: Callable[[], Awaitable[bool]] | None = None
     """Whether what the worker depends on (its engine, its provider) is there; asked by /readyz."""
+    saturated: Callable[[], bool] | None = None
+    """Whether the worker wants no further work for now. Partitions then stop being fetched; asked again at once when
+    something ends, and SATURATED_POLL_S later."""
+
+    @property
+    def max_calls(self) -> int:
+        """Most calls of the handler at a time: for batches few, so that they fill up under load."""
+        return max(1, self.max_in_flight // self.batch_size)
 
 
-def concurrently(handle: Callable[[Record[T]], Awaitable[Done | DeadLetter]]) -> Handler[T]:
-    """A batch handler that runs a single-record handler on every record at the same time."""
+def singly(handle: Callable[[Record[T]], Awaitable[Done | DeadLetter]]) -> Handler[T]:
+    """A handler out of one that takes a single record; for stages with a batch_size of 1."""
 
     async def handler(records: Sequence[Record[T]]) -> Sequence[Result]:
-        results = await asyncio.gather(*(handle(r) for r in records), return_exceptions=True)
-        for result in results:
-            # Cancellation and the like are not the record's fault: they end the batch, not the record.
-            if isinstance(result, BaseException) and not isinstance(result, Exception):
-                raise result
-        return results  # type: ignore[return-value]
+        (record,) = records
+        return [await handle(record)]
 
     return handler

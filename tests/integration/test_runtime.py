@@ -15,10 +15,11 @@ from schemas.events import Event
 from schemas.tickets import Ticket
 from schemas.topics import ANSWERS, TICKETS
 from streams.local.embedded_kafka import EmbeddedKafka
+from streams.runtime import delivery, session
 from streams.runtime import loop as runtime
 from streams.runtime.clock import utc_now
 from streams.runtime.loop import StageLoop
-from streams.runtime.stage import Done, Output, Record, Stage, concurrently
+from streams.runtime.stage import Done, Output, Record, Stage, singly
 from streams.settings import KafkaSettings
 from tests.fakes import raw_server
 from tests.kafka import committed_records, group_offsets, ticket, until, write, write_tickets
@@ -37,7 +38,7 @@ def answered(record: Record[Ticket]) -> Done:
 
 
 def stage(handle: Handle, **limits: Any) -> Stage[Ticket]:
-    return Stage("router", TICKETS, Ticket, concurrently(handle), **limits)
+    return Stage("router", TICKETS, Ticket, singly(handle), batch_size=1, **limits)
 
 
 async def answer(record: Record[Ticket]) -> Done:
@@ -251,7 +252,7 @@ async def test_a_partition_that_fails_to_open_leaves_nothing_behind(
                 raise KafkaError("no coordinator")
             await super().start()
 
-    monkeypatch.setattr(runtime, "AIOKafkaProducer", FailsOnce)
+    monkeypatch.setattr(delivery, "AIOKafkaProducer", FailsOnce)
     monkeypatch.setattr(runtime, "RECONNECT_S", (0.05, 0.1))
     await write_tickets(servers, prefix, ["a"], partition=0)
     await write_tickets(servers, prefix, ["b"], partition=1)
@@ -300,7 +301,7 @@ async def test_a_stage_without_partitions_learns_of_its_groups_errors(
                 raise KafkaError("the group is broken")
             return await super().getmany(*partitions, **limits)
 
-    monkeypatch.setattr(runtime, "AIOKafkaConsumer", FailsOnce)
+    monkeypatch.setattr(session, "AIOKafkaConsumer", FailsOnce)
     monkeypatch.setattr(runtime, "RECONNECT_S", (0.05, 0.1))
     async with running(stage(answer), settings) as loop:
         await until(lambda: bool(told))
@@ -316,7 +317,7 @@ async def test_a_client_that_ends_with_a_stray_cancellation_is_closed() -> None:
         async def stop(self) -> None:
             raise asyncio.CancelledError
 
-    await runtime._closed(Client())
+    await session.closed(Client().stop)
 
 
 async def test_a_rebalance_under_load_does_not_wait_for_idle_partitions(settings: KafkaSettings) -> None:
@@ -330,7 +331,7 @@ async def test_a_rebalance_under_load_does_not_wait_for_idle_partitions(settings
         return answered(record)
 
     patient = settings.model_copy(update={"drain_s": 30.0})
-    async with running(stage(slow, batch_size=1), patient) as first:
+    async with running(stage(slow), patient) as first:
         await write_tickets(servers, prefix, [f"t{i}" for i in range(5)], partition=0)
         await asyncio.wait_for(begun.wait(), 30)
         async with running(stage(answer), patient) as second:

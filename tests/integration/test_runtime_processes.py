@@ -1,11 +1,7 @@
 """Stages as processes that are killed, stopped and frozen, and a broker that dies: every ticket is answered once."""
 
 import asyncio
-import json
-import os
 import signal
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,70 +12,9 @@ import pytest
 from streams.local.embedded_kafka import EmbeddedKafka
 from streams.topics import apply
 from tests.kafka import committed_records, group_offsets, until, write_tickets
+from tests.processes import Processes, answers
 
 pytestmark = pytest.mark.integration
-
-SCRIPT = Path(__file__).parents[1] / "stage_process.py"
-
-
-class Process:
-    """A stage process of the test's own, with a folder for its gate and its log."""
-
-    def __init__(self, folder: Path, servers: str, prefix: str, environment: dict[str, str]) -> None:
-        folder.mkdir(exist_ok=True)
-        self.folder = folder
-        self.log_path = folder / "log"
-        own = {"HEADGATE_KAFKA__BOOTSTRAP_SERVERS": servers, "HEADGATE_KAFKA__TOPIC_PREFIX": prefix}
-        with self.log_path.open("ab") as log:
-            self.popen = subprocess.Popen(
-                [sys.executable, str(SCRIPT)],
-                env={**os.environ, "FOLDER": str(folder), "HEADGATE_KAFKA__DRAIN_S": "5", **own, **environment},
-                cwd=folder,
-                stdout=log,
-                stderr=log,
-            )
-
-    def events(self, name: str) -> list[dict[str, object]]:
-        """The log's events of that name."""
-        lines = self.log_path.read_text().splitlines()
-        found = (json.loads(line) for line in lines if f'"{name}"' in line and line.endswith("}"))
-        return [event for event in found if event.get("event") == name]
-
-    def partitions(self) -> list[int]:
-        """The partitions that this process was given last."""
-        assigned = self.events("partitions_assigned")
-        return list(assigned[-1]["partitions"]) if assigned else []  # type: ignore[call-overload]
-
-    def is_held(self) -> bool:
-        return (self.folder / "held").exists()
-
-    def open_gate(self) -> None:
-        (self.folder / "gate").touch()
-
-    def end(self, by: signal.Signals) -> int:
-        """Send a signal and wait for the end; returns the exit code."""
-        self.popen.send_signal(by)
-        return self.popen.wait(30)
-
-
-class Processes:
-    """Starts processes on one broker and one prefix; whatever is left is killed."""
-
-    def __init__(self, folder: Path, servers: str, prefix: str) -> None:
-        self.folder, self.servers, self.prefix = folder, servers, prefix
-        self.started: list[Process] = []
-
-    def start(self, name: str = "a", **environment: str) -> Process:
-        process = Process(self.folder / name, self.servers, self.prefix, environment)
-        self.started.append(process)
-        return process
-
-    def kill_all(self) -> None:
-        for process in self.started:
-            process.popen.kill()
-            process.popen.wait()
-            # Shown where the test failed.
-            print(process.log_path.read_text("utf-8", "replace")[-20_000:])
 
 
 @pytest.fixture
@@ -87,12 +22,6 @@ def processes(kafka: EmbeddedKafka, topics: str, tmp_path: Path) -> Iterator[Pro
     started = Processes(tmp_path, kafka.bootstrap_servers, topics)
     yield started
     started.kill_all()
-
-
-async def answers(of: Processes, wanted: int) -> Counter[str]:
-    """How often each ticket was answered, for a read_committed reader."""
-    records = await committed_records(of.servers, of.prefix + "answers", wanted)
-    return Counter(r.key.decode() for r in records)
 
 
 # With a name that stays, the broker gives a restarted process its partitions at once, without waiting for the dead one.

@@ -1,0 +1,157 @@
+"""How a partition's outputs and its commit point reach Kafka: in one transaction, or one after the other.
+
+Invariants:
+- Exactly once: the producer's transactional.id belongs to the input partition
+  and is initialised by `start`, before the committed offset is read. That fences
+  the partition's former owner; only then is its last commit final.
+- At least once: the commit point follows its outputs, so a crash in between
+  writes them again.
+"""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import structlog
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.errors import ProducerFenced
+from aiokafka.producer import sender
+from aiokafka.structs import OffsetAndMetadata
+
+from schemas.topics import TOPICS
+from streams.runtime import metrics, offset_metadata
+from streams.runtime.messages import Message
+from streams.runtime.offsets import CommitPoint
+from streams.settings import KafkaSettings
+
+log = structlog.get_logger()
+
+MAX_REQUEST_BYTES = max(topic.max_message_bytes for topic in TOPICS)
+MAX_BATCH_BYTES = 128 * 1024
+"""Of one output partition; clearly faster than the default of 16 KiB (measured)."""
+TRANSACTION_BACKOFF_S = 0.002
+"""How soon a transaction that met the end of the one before it asks again; see `hasten`."""
+
+
+def hasten() -> None:
+    """Let transactions follow each other closely. It sets how often a request is repeated that the broker has refused
+    because the last transaction's markers are still being written (about 2 ms), and nothing else: no order, no
+    acknowledgement and no fence depends on it, so that no crash can tell the difference.
+
+    The name is aiokafka's own and not promised to anybody; `retry_backoff_ms` doesn't reach it. Its 20 ms are most of
+    a hop's latency: p50/p99 3.5/58 ms with it, 2.8/24 ms without (200 records/s on four partitions, measured).
+    """
+    if not isinstance(sender.BACKOFF_OVERRIDE, float):
+        raise TypeError("aiokafka's BACKOFF_OVERRIDE is no longer a number of seconds")
+    sender.BACKOFF_OVERRIDE = TRANSACTION_BACKOFF_S
+
+
+class Delivery(Protocol):
+    """What a partition needs to commit."""
+
+    async def start(self) -> None:
+        """Connect; for exactly-once also fence whoever had the partition before."""
+
+    async def commit(self, messages: Sequence[Message], point: CommitPoint) -> None:
+        """Deliver the messages and the commit point.
+
+        Raises: KafkaError. The messages may or may not have arrived; a new owner's `start` settles it.
+        """
+
+    async def close(self) -> None:
+        """Disconnect."""
+
+
+class ExactlyOnce:
+    """Outputs and commit point in one transaction."""
+
+    def __init__(self, settings: KafkaSettings, group: str, partition: TopicPartition) -> None:
+        hasten()
+        self._prefix, self._group, self._partition = settings.topic_prefix, group, partition
+        self._producer = AIOKafkaProducer(
+            bootstrap_servers=settings.bootstrap_servers,
+            client_id=f"{group}-{partition.topic}-{partition.partition}",
+            transactional_id=f"{group}-{partition.topic}-{partition.partition}",
+            transaction_timeout_ms=int(settings.transaction_timeout_s * 1000),
+            max_request_size=MAX_REQUEST_BYTES,
+            max_batch_size=MAX_BATCH_BYTES,
+        )
+
+    async def start(self) -> None:
+        await self._producer.start()
+
+    async def commit(self, messages: Sequence[Message], point: CommitPoint) -> None:
+        try:
+            async with self._producer.transaction():
+                # All sends before the first wait: then one request adds every partition to the transaction, and no
+                # record is sent while another request changes the transaction (the broker would refuse it, and
+                # aiokafka wait 100 ms). For the same reason the offset follows the acknowledgements.
+                await asyncio.gather(*[await _send(self._producer, self._prefix, m) for m in messages])
+                await self._producer.send_offsets_to_transaction({self._partition: committed(point)}, self._group)
+        except ProducerFenced:
+            # Another process owns the partition now: whatever this one did is not committed, and must not be.
+            log.warning("producer_fenced", partition=str(self._partition), consequence="its results are dropped")
+            raise
+
+    async def close(self) -> None:
+        await self._producer.stop()
+
+
+class AtLeastOnce:
+    """Outputs first, then the commit point."""
+
+    def __init__(
+        self, settings: KafkaSettings, group: str, partition: TopicPartition, consumer: AIOKafkaConsumer
+    ) -> None:
+        self._prefix, self._partition, self._consumer = settings.topic_prefix, partition, consumer
+        self._producer = AIOKafkaProducer(
+            bootstrap_servers=settings.bootstrap_servers,
+            client_id=f"{group}-{partition.topic}-{partition.partition}",
+            enable_idempotence=True,
+            max_request_size=MAX_REQUEST_BYTES,
+            max_batch_size=MAX_BATCH_BYTES,
+        )
+
+    async def start(self) -> None:
+        await self._producer.start()
+
+    async def commit(self, messages: Sequence[Message], point: CommitPoint) -> None:
+        await asyncio.gather(*[await _send(self._producer, self._prefix, m) for m in messages])
+        await self._consumer.commit({self._partition: committed(point)})
+
+    async def close(self) -> None:
+        await self._producer.stop()
+
+
+def delivery(
+    settings: KafkaSettings, group: str, partition: TopicPartition, consumer: AIOKafkaConsumer
+) -> ExactlyOnce | AtLeastOnce:
+    """What the settings ask for, not started."""
+    if settings.delivery == "exactly_once":
+        return ExactlyOnce(settings, group, partition)
+    return AtLeastOnce(settings, group, partition, consumer)
+
+
+def committed(point: CommitPoint) -> OffsetAndMetadata:
+    """A commit point as Kafka keeps it."""
+    return OffsetAndMetadata(point.offset, offset_metadata.encode(point))
+
+
+async def _send(producer: AIOKafkaProducer, prefix: str, message: Message) -> "asyncio.Future[Any]":
+    delivered: asyncio.Future[Any] = await producer.send(
+        prefix + message.topic_name,
+        message.value,
+        key=message.key,
+        partition=message.partition,
+        headers=list(message.headers),
+    )
+    return delivered
+
+
+async def timed_commit(stage: str, delivery: Delivery, messages: Sequence[Message], point: CommitPoint) -> None:
+    """Commit, and record what it took."""
+    started = time.monotonic()
+    await delivery.commit(messages, point)
+    metrics.TRANSACTION_SECONDS.labels(stage).observe(time.monotonic() - started)
+    metrics.TRANSACTION_RECORDS.labels(stage).observe(len(messages))
