@@ -1,8 +1,13 @@
 """One log line and one count a record, after its commit: what is logged did happen."""
 
+import logging
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
 import structlog
 
-from schemas.events import StageName
+from schemas.events import Event, StageName
 from streams.runtime import metrics
 from streams.runtime.headers import Parked
 from streams.runtime.messages import Settled
@@ -11,31 +16,50 @@ from streams.runtime.stage import DeadLetter
 log = structlog.get_logger()
 
 
-def report(stage: StageName, settled: Settled) -> None:
-    """Say what became of a record."""
-    origin, result, attempts = settled.origin, settled.result, settled.attempts
-    where = {"topic": origin.topic, "partition": origin.partition, "offset": origin.offset}
-    if isinstance(result, DeadLetter):
-        metrics.RECORDS.labels(stage, "dead_lettered").inc()
-        log.error("record_dead_lettered", reason=result.reason, attempts=attempts, **where)
-        return
-    if isinstance(result, Parked):
-        metrics.RECORDS.labels(stage, "parked").inc()
-        log.warning("record_parked", attempts=attempts, due_s=result.due_s, next="it is tried again when due", **where)
-        return
-    event = result.event
-    metrics.RECORDS.labels(stage, event.outcome).inc()
-    metrics.COST_USD.labels(stage).inc(event.cost_usd)
-    metrics.AGE_SECONDS.labels(stage).observe(event.age_s)
-    log.info(
-        f"ticket_{event.outcome}",
-        ticket_id=event.ticket_id,
-        category=event.category,
-        tier=event.tier,
-        reasons=list(event.reasons),
-        attempts=attempts,
-        duration_s=round(event.duration_s, 3),
-        age_s=round(event.age_s, 3),
-        cost_usd=event.cost_usd,
-        **where,
-    )
+def report(stage: StageName, commit: Sequence[Settled]) -> None:
+    """Say what became of the records of a commit."""
+    logger = log.bind()
+    informs = logger.is_enabled_for(logging.INFO)
+    outcomes: defaultdict[str, int] = defaultdict(int)
+    age_seconds = metrics.AGE_SECONDS.labels(stage)
+    cost_usd = 0.0
+    for settled in commit:
+        result = settled.result
+        if isinstance(result, DeadLetter):
+            outcomes["dead_lettered"] += 1
+            logger.error("record_dead_lettered", reason=result.reason, **_where(settled))
+        elif isinstance(result, Parked):
+            outcomes["parked"] += 1
+            logger.warning("record_parked", due_s=result.due_s, next="it is tried again when due", **_where(settled))
+        else:
+            event = result.event
+            outcomes[event.outcome] += 1
+            cost_usd += event.cost_usd
+            age_seconds.observe(event.age_s)
+            if informs:
+                logger.info(f"ticket_{event.outcome}", **_facts(event), **_where(settled))
+    for outcome, count in outcomes.items():
+        metrics.RECORDS.labels(stage, outcome).inc(count)
+    metrics.COST_USD.labels(stage).inc(cost_usd)
+
+
+def _facts(event: Event) -> dict[str, Any]:
+    return {
+        "ticket_id": event.ticket_id,
+        "category": event.category,
+        "tier": event.tier,
+        "reasons": event.reasons,
+        "duration_s": round(event.duration_s, 3),
+        "age_s": round(event.age_s, 3),
+        "cost_usd": event.cost_usd,
+    }
+
+
+def _where(settled: Settled) -> dict[str, Any]:
+    origin = settled.origin
+    return {
+        "attempts": settled.attempts,
+        "topic": origin.topic,
+        "partition": origin.partition,
+        "offset": origin.offset,
+    }

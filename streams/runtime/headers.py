@@ -4,6 +4,7 @@ import hashlib
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 
 from streams.runtime.stage import DeadLetter, Headers, Origin
 
@@ -20,10 +21,16 @@ def output_headers(stage: str, record_type: str, origin: Origin, number: int, no
         ("ce_id", f"{stage}/{origin}/{number}".encode()),
         ("ce_type", f"headgate.{record_type.lower()}.v1".encode()),
         ("ce_source", f"/headgate/{stage}".encode()),
-        ("ce_time", datetime.fromtimestamp(now, UTC).isoformat().encode()),
+        ("ce_time", _moment(now)),
         ("content-type", b"application/json"),
         ("traceparent", next_traceparent(stage, origin, incoming)),
     )
+
+
+@lru_cache(maxsize=8)
+def _moment(now: float) -> bytes:
+    """A time as RFC 3339; a commit has one for all its records."""
+    return datetime.fromtimestamp(now, UTC).isoformat().encode()
 
 
 def next_traceparent(stage: str, origin: Origin, incoming: Headers) -> bytes:
@@ -94,5 +101,5 @@ def dead_letter_headers(
         ("headgate-stage", stage.encode()),
         ("headgate-attempts", str(attempts).encode()),
         ("headgate-origin", str(origin).encode()),
-        ("headgate-at", datetime.fromtimestamp(now, UTC).isoformat().encode()),
+        ("headgate-at", _moment(now)),
     )

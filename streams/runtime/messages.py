@@ -1,10 +1,11 @@
 """From a record's final result to the messages of its transaction."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
+import msgspec
 from aiokafka.structs import ConsumerRecord
+from msgspec import Struct
 
 from schemas.codec import encode
 from schemas.events import Event, StageName
@@ -19,8 +20,7 @@ FRAME_BYTES = 1024
 """More than what Kafka's own framing adds to a message (a batch header of 61 bytes, a few bytes a field)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Settled:
+class Settled(Struct, frozen=True):
     """A record's final result in this partition, and how many tries it took."""
 
     origin: Origin
@@ -30,8 +30,7 @@ class Settled:
     """The identity to remember, where the stage drops what it has seen before."""
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(Struct, frozen=True):
     """What is sent: topic and which of its twins, key and value as bytes, headers."""
 
     topic: Topic
@@ -50,8 +49,9 @@ class Message:
     @property
     def excess_bytes(self) -> int:
         """By how much it is larger than its topic takes; not above 0 means that it fits."""
-        headers_bytes = sum(len(name) + len(value or b"") for name, value in self.headers)
-        size_bytes = len(self.key or b"") + len(self.value or b"") + headers_bytes + FRAME_BYTES
+        size_bytes = len(self.key or b"") + len(self.value or b"") + FRAME_BYTES
+        for name, value in self.headers:
+            size_bytes += len(name) + len(value or b"")
         return size_bytes - self.topic.max_message_bytes
 
 
@@ -63,13 +63,18 @@ def finished(
     Sent as they are, such outputs would fail the transaction, and the partition would meet the record again for ever.
     """
     messages = list(messages_for(stage, topic, settled, source, now))
-    too_large = [m for m in messages if m.excess_bytes > 0]
+    too_large = [m for m in messages if _may_be_too_large(m) and m.excess_bytes > 0]
     if not too_large or isinstance(settled.result, DeadLetter):
         return settled, messages
     name = too_large[0].topic_name
     letter = DeadLetter(f"an output for {name} is {too_large[0].excess_bytes} bytes too large", "OutputTooLarge")
-    settled = replace(settled, result=letter, mark=None)
+    settled = msgspec.structs.replace(settled, result=letter, mark=None)
     return settled, list(messages_for(stage, topic, settled, source, now))
+
+
+def _may_be_too_large(message: Message) -> bool:
+    """Whether it is worth adding up: our own headers are small, those of a parked record are anybody's."""
+    return message.twin == RETRY or len(message.value or b"") > message.topic.max_message_bytes // 2
 
 
 def messages_for(
@@ -109,7 +114,7 @@ def _buried(source: ConsumerRecord, headers: Headers) -> Message:
         return letter
     cut_bytes = str(len(source.value or b"")).encode()
     letter = Message(DEAD_LETTERS, key, source.value, (*headers, ("headgate-cut-from-bytes", cut_bytes)))
-    return replace(letter, value=(source.value or b"")[: -letter.excess_bytes])
+    return msgspec.structs.replace(letter, value=(source.value or b"")[: -letter.excess_bytes])
 
 
 def _dead_lettered(stage: StageName, origin: Origin, letter: DeadLetter, source: ConsumerRecord, now: float) -> Event:

@@ -172,9 +172,9 @@ class Partition(Generic[T]):
         for work, _ in taken:
             self.offsets.finish(work.source.offset)
         await timed_commit(self.stage.name, self.delivery, messages, self.offsets.commit_point())
-        for settled, _ in done:
+        for _ in taken:
             self._finished.popleft()
-            report(self.stage.name, settled)
+        report(self.stage.name, [settled for settled, _ in done])
         self._committed([work for work, _ in taken])
 
     def abandon(self) -> list[Work[T]]:

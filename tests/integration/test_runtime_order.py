@@ -240,7 +240,7 @@ async def test_a_saturated_worker_gets_nothing_more(settings: KafkaSettings) -> 
 
 
 async def test_at_least_once_commits_outputs_and_offsets_without_a_transaction(settings: KafkaSettings) -> None:
-    """The same results by a plain producer: no marker follows the records, and the commit point is kept the same way."""
+    """The same results by a plain producer, and the commit point is kept the same way."""
     servers, prefix = settings.bootstrap_servers, settings.topic_prefix
     plain = settings.model_copy(update={"delivery": "at_least_once", "drain_s": 0.1})
     worker = Worker("t1")
