@@ -6,7 +6,7 @@ UV     := $(BIN)/uv
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test check bench learn schemas lock clean
+.PHONY: help demo up test check bench chaos learn schemas lock clean
 
 help:  ## list the commands
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,8 +23,11 @@ test: $(VENV)/dev.stamp check  ## style, types, then unit, contract and integrat
 check: $(VENV)/dev.stamp
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
 
-bench: $(VENV)/run.stamp  ## run benchmarks/NAME.py; its last line is JSON (NAME=quality)
-	@PYTHONPATH=. $(BIN)/python benchmarks/$(NAME).py $(ARGS)
+bench: .venv-bench/bench.stamp  ## run benchmarks/NAME.py; its last line is JSON (NAME=stream, kills or quality)
+	@PYTHONPATH=. .venv-bench/bin/python benchmarks/$(NAME).py $(ARGS)
+
+chaos: $(VENV)/run.stamp  ## kill, freeze and restart the chain at work, then look for what it lost (ARGS="--rounds 24 --json")
+	@$(BIN)/python -m tests.chaos $(ARGS)
 
 schemas: $(VENV)/dev.stamp  ## write the JSON Schemas and the AsyncAPI document anew
 	@$(BIN)/headgate schemas
@@ -34,16 +37,16 @@ learn: .venv-learn/learn.stamp  ## train adapter, router and checker of the exam
 
 lock:  ## resolve the dependencies anew into requirements/*.txt
 	@$(UV) pip compile -q --generate-hashes --no-emit-index-url --no-header --no-annotate --universal --python-version 3.11 requirements/uv.in -o requirements/uv.txt
-	@for set in run:excludes dev:excludes learn:excludes-learn; do \
-	  name=$${set%%:*}; case $$name in run) extras="cpu demo";; dev) extras="cpu demo dev";; learn) extras="cpu demo dev learn";; esac; \
+	@for set in run:excludes dev:excludes bench:excludes learn:excludes-learn; do \
+	  name=$${set%%:*}; case $$name in run) extras="cpu demo";; dev) extras="cpu demo dev";; bench) extras="cpu demo bench";; learn) extras="cpu demo dev learn";; esac; \
 	  $(UV) pip compile -q --generate-hashes --no-emit-index-url --no-header --no-annotate --universal --python-version 3.11 --no-build \
 	    --excludes requirements/$${set##*:}.txt $$(printf -- '--extra %s ' $$extras) $(UPGRADE) pyproject.toml -o requirements/$$name.txt || exit 1; done
 
 clean:  ## remove the environments and what runs left behind
-	rm -rf .venv .venv-learn .headgate
+	rm -rf .venv .venv-bench .venv-learn .headgate
 
 # pip installs uv (hash-checked), uv installs the rest (hash-checked, wheels only), the project itself is linked in.
-%/run.stamp %/dev.stamp %/learn.stamp: requirements/uv.txt requirements/run.txt requirements/dev.txt requirements/learn.txt pyproject.toml
+%/run.stamp %/dev.stamp %/bench.stamp %/learn.stamp: requirements/uv.txt requirements/run.txt requirements/dev.txt requirements/bench.txt requirements/learn.txt pyproject.toml
 	@test -x $*/bin/python || { $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Headgate needs Python 3.11 or newer: make PYTHON=python3.12 ...")' && $(PYTHON) -m venv $*; }
 	@$*/bin/pip install -q --disable-pip-version-check --require-hashes --only-binary :all: -r requirements/uv.txt
 	@VIRTUAL_ENV=$(CURDIR)/$* $*/bin/uv pip install -q --require-hashes --no-build --no-deps -r requirements/$(basename $(notdir $@)).txt

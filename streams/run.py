@@ -29,6 +29,9 @@ STAGES: tuple[StageName, ...] = get_args(StageName)
 HANG_S = 30.0
 """A loop that has not moved for this long is reported dead by /healthz."""
 
+SELDOM_S = 10.0
+"""A library's message is not repeated sooner."""
+
 log = structlog.get_logger()
 
 
@@ -50,6 +53,21 @@ def _stage(name: StageName, settings: Settings) -> AbstractAsyncContextManager[S
             return _opened(checker.stage, settings)
 
 
+class _Seldom(logging.Filter):
+    """Lets a library say the same thing once in a while: without its broker aiokafka says 60 a second (measured)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said_s: dict[str, float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        now, what = record.created, f"{record.name}: {record.msg}"
+        if now - self._said_s.get(what, 0.0) < SELDOM_S:
+            return False
+        self._said_s[what] = now
+        return True
+
+
 def configure_logs(stage: str, level: str) -> None:
     """JSON lines on stderr, each with the stage's name; the libraries' warnings too."""
     structlog.configure(
@@ -65,6 +83,8 @@ def configure_logs(stage: str, level: str) -> None:
     )
     structlog.contextvars.bind_contextvars(stage=stage)
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format='{"logger":"%(name)s","event":"%(message)s"}')
+    for handler in logging.root.handlers:
+        handler.addFilter(_Seldom())
 
 
 async def run(name: StageName, settings: Settings) -> int:

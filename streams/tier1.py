@@ -48,6 +48,7 @@ async def stage(settings: Settings) -> AsyncIterator[Stage[Routed]]:
             batch_size=1,
             max_in_flight=settings.tier1.in_flight,
             ready=tier1.engine.ready,
+            saturated=tier1.engine.saturated,
         )
 
 

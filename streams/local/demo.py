@@ -16,6 +16,7 @@ from schemas.answers import Answer, Handoff
 from schemas.events import Event
 from schemas.tickets import TicketId
 from schemas.topics import ANSWERS, DEAD_LETTERS, EVENTS, HANDOFFS
+from streams.letters import REASON
 from streams.local import baseline
 from streams.local.machine import LocalRun, local_run
 from streams.local.processes import StepError
@@ -126,7 +127,7 @@ async def _collect(
         for received in await source.poll(0.25):
             if isinstance(received.value, Answer | Handoff | Event):
                 tally.add(received.value)
-            else:
+            elif REASON in dict(received.headers):
                 tally.dead_letters += 1
         refresh()
         if tally.finished != finished:

@@ -22,7 +22,7 @@ from aiokafka.producer import sender
 from aiokafka.producer.message_accumulator import BatchBuilder
 from aiokafka.structs import OffsetAndMetadata
 
-from schemas.topics import TOPICS
+from schemas.topics import SEEN, TOPICS
 from streams.runtime import metrics, offset_metadata
 from streams.runtime.messages import Message
 from streams.runtime.offsets import CommitPoint
@@ -120,7 +120,9 @@ class AtLeastOnce:
         await self._producer.start()
 
     async def commit(self, messages: Sequence[Message], point: CommitPoint) -> None:
-        await _send(self._producer, self._prefix, messages)
+        # Remembered before its answer is out, a ticket that is done again would be dropped as its own duplicate.
+        await _send(self._producer, self._prefix, [m for m in messages if m.topic is not SEEN])
+        await _send(self._producer, self._prefix, [m for m in messages if m.topic is SEEN])
         await self._consumer.commit({self._partition: committed(point)})
 
     async def close(self) -> None:

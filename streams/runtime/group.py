@@ -14,6 +14,8 @@ from streams.runtime.offsets import CommitPoint
 TRIES = 20
 RETRY_S = 0.25
 """A coordinator that has just moved loads its groups first: 5 s in all."""
+TAKEN_LIMIT, TAKEN_WITHIN_S = 3, 120.0
+"""An instance id that is taken over this often, within this time, is used twice."""
 
 
 async def commit_points(
@@ -40,16 +42,39 @@ async def commit_points(
     raise KafkaError(f"the coordinator of {group} gave no offsets")
 
 
-async def client_of(admin: AIOKafkaAdminClient, group: str, instance_id: str) -> str | None:
-    """The client_id of the group's static member with that instance id; None if there is none.
+async def member_of(admin: AIOKafkaAdminClient, group: str, instance_id: str) -> str | None:
+    """The member_id of the group's static member with that instance id; None if there is none.
 
     Raises: KafkaError if the coordinator doesn't answer.
     """
     for response in await admin.describe_consumer_groups([group]):
         for described in response.groups:
             members: list[tuple[Any, ...]] = described[5]
-            # A broker makes a static member's id of its instance id and a UUID.
-            for member_id, client_id, *_ in members:
+            for member_id, *_ in members:
+                # A broker makes it of the instance id and a UUID, anew at every join. (The client_id beside it stays
+                # that of whoever joined first.)
                 if member_id[:-37] == instance_id:
-                    return str(client_id)
+                    return str(member_id)
     return None
+
+
+class InstanceWatch:
+    """Whether another process runs under our instance id: it then throws us out of the group, and we it, for ever."""
+
+    def __init__(self) -> None:
+        self._ours: str | None = None
+        self._taken_s: list[float] = []
+
+    def joined(self, member_id: str | None) -> None:
+        """We have just joined, as this member."""
+        self._ours = member_id
+
+    def taken(self, member_id: str | None, now: float) -> bool:
+        """The group's member under our id is this one. Whether that can't be us any more.
+
+        Once proves nothing: a join whose answer was lost has made us another member, too.
+        """
+        if self._ours is None or member_id in (None, self._ours):
+            return False
+        self._taken_s = [*(s for s in self._taken_s if now - s < TAKEN_WITHIN_S), now]
+        return len(self._taken_s) >= TAKEN_LIMIT

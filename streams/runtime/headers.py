@@ -33,8 +33,10 @@ def _moment(now: float) -> bytes:
     return datetime.fromtimestamp(now, UTC).isoformat().encode()
 
 
+@lru_cache(maxsize=256)
 def next_traceparent(stage: str, origin: Origin, incoming: Headers) -> bytes:
-    """The incoming trace with this stage's own span; a new trace where the record came without one."""
+    """The incoming trace with this stage's own span; a new trace where the record came without one. One for all outputs
+    of a record, hence the cache."""
     digest = hashlib.sha256(f"{stage}/{origin}".encode()).hexdigest()
     parent = next((value for name, value in incoming if name == "traceparent"), b"")
     match = _TRACEPARENT.fullmatch(parent or b"")
@@ -81,7 +83,7 @@ def read_parked(headers: Headers) -> Parked | None:
             first_failed_s=float(found["first-failed"]),
             due_s=float(found["due"]),
         )
-    except (KeyError, ValueError):
+    except (KeyError, ValueError, TypeError, AttributeError):  # a header may have no value at all
         return None
 
 

@@ -11,6 +11,7 @@ from aiokafka.errors import KafkaError
 from msgspec import Struct
 
 from streams.runtime import metrics
+from streams.runtime.group import InstanceWatch
 from streams.runtime.session import Session
 from streams.runtime.stage import Stage
 from streams.settings import KafkaSettings
@@ -31,7 +32,7 @@ class StageLoop(Generic[T]):
         self.settings = settings
         self.topic = settings.topic_prefix + stage.topic.name
         self.group = f"{settings.topic_prefix}headgate-{stage.name}"
-        # The same over all sessions: by it the process knows itself among the group's members.
+        self.instance = InstanceWatch()
         self.client_id = f"headgate-{stage.name}-{uuid.uuid4().hex[:8]}"
         self.stopping = asyncio.Event()
         self._session: Session[T] | None = None
@@ -58,16 +59,14 @@ class StageLoop(Generic[T]):
         restarts it.
         """
         pause_s = RECONNECT_S[0]
-        was_member = False
         while not self.stopping.is_set():
             started = time.monotonic()
-            self._session = Session(self.stage, self.settings, self.group, self.client_id, was_member)
+            self._session = Session(self.stage, self.settings, self.group, self.client_id, self.instance)
             try:
                 await self._session.run(self.stopping)
             except KafkaError as exc:
                 if time.monotonic() - started > RECONNECT_S[1]:
                     pause_s = RECONNECT_S[0]
-                was_member = was_member or self._session.joined
                 self._session.joined = False
                 metrics.RECONNECTS.labels(self.stage.name).inc()
                 log.warning(

@@ -56,18 +56,17 @@ class Session(Generic[T]):
     """The consumer, the dispatcher, and one delivery a partition, until a stop or the first failure."""
 
     def __init__(
-        self, stage: Stage[T], settings: KafkaSettings, group_id: str, client_id: str, returning: bool
+        self, stage: Stage[T], settings: KafkaSettings, group_id: str, client_id: str, instance: group.InstanceWatch
     ) -> None:
-        """`returning`: this process has been a member before, under the same client_id."""
+        """`instance` is the process's, over all its sessions."""
         self.stage = stage
         self.settings = settings
         self.group = group_id
-        self.client_id = client_id
         self.topics = [settings.topic_prefix + stage.topic.name + twin for twin in ("", *stage.topic.twins)]
         self.joined = False
         """Whether the group has given this process its partitions (possibly none)."""
         self.beat = time.monotonic()
-        self.returning = returning
+        self.instance = instance
         self.leaving = False
         """Set once: an assignment that still comes opens nothing."""
         self.failed: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
@@ -110,8 +109,7 @@ class Session(Generic[T]):
         """Join, then fetch for the partitions that have room. A poll of a partition that isn't there where none has:
         only a poll learns of the group's errors."""
         await self.admin.start()
-        if self.returning:
-            await self.check_instance()
+        await self.check_instance()
         await self.consumer.start()
         nowhere = TopicPartition(self.topics[0], -1)
         while True:
@@ -244,8 +242,8 @@ class Session(Generic[T]):
                 break
         await asyncio.gather(*(closed(p.delivery.close) for p in partitions))
 
-    async def check_instance(self) -> None:
-        """Look who is the group's member under our instance id: if it isn't us, the id was given to two processes.
+    async def check_instance(self, joined: bool = False) -> None:
+        """Look who is the group's member under our instance id: right after joining that is us.
 
         Raises: DuplicateInstanceError.
         """
@@ -253,11 +251,12 @@ class Session(Generic[T]):
         if instance_id is None:
             return
         with suppress(KafkaError):
-            holder = await group.client_of(self.admin, self.group, instance_id)
-            if holder not in (None, self.client_id):
+            member_id = await group.member_of(self.admin, self.group, instance_id)
+            if joined:
+                self.instance.joined(member_id)
+            elif self.instance.taken(member_id, time.monotonic()):
                 raise DuplicateInstanceError(
-                    f"kafka.group_instance_id {instance_id} is used by another process too ({holder}): "
-                    "every process needs an id of its own"
+                    f"kafka.group_instance_id {instance_id} is used by another process too: each needs its own"
                 )
 
 
@@ -273,14 +272,14 @@ class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
         owned = session.dispatcher.partitions
         try:
             await session.drain([owned[p] for p in revoked if p in owned])
-            if session.joined:
-                await session.check_instance()
+            await session.check_instance()
         except Exception as exc:
             session.fail(exc)
 
     async def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None:
         try:
             await self.session.open(assigned)
+            await self.session.check_instance(joined=True)
         except Exception as exc:
             self.session.fail(exc)
             return

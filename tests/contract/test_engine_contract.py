@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 
 import httpx
 import pytest
@@ -156,6 +157,17 @@ async def test_a_busy_server_may_say_when_to_come_back() -> None:
         with pytest.raises(RetryableError) as caught:
             await engine.generate(prompt("x"), max_tokens=4)
     assert caught.value.retry_after_s == 7.0
+
+
+@pytest.mark.parametrize(("status", "saturated"), [(200, False), (400, False), (500, False), (429, True), (503, True)])
+async def test_a_full_server_is_left_alone_for_a_while(status: int, saturated: bool) -> None:
+    """The stage asks before it begins more; a server that fails on one prompt may well take the next."""
+    server = FakeChatServer()
+    server.status = status
+    async with server.serving() as url, OpenAIEngine(OpenAIConfig(url, "base", 5.0)) as engine:
+        with suppress(RetryableError, PermanentError):
+            await engine.generate(prompt("x"), max_tokens=4)
+        assert engine.saturated() == saturated
 
 
 async def test_a_server_that_is_gone_is_retryable_and_not_ready() -> None:

@@ -31,3 +31,7 @@ class Engine(Protocol):
     async def ready(self) -> bool:
         """Whether a prompt would be taken now."""
         ...
+
+    def saturated(self) -> bool:
+        """Whether it has said that it is full, or is gone, and its time to recover is not over: send nothing new."""
+        ...

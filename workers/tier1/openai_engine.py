@@ -1,5 +1,6 @@
 """The engine that is any OpenAI-compatible server: `vllm serve`, a llama.cpp server, a hosted small model."""
 
+import time
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
@@ -12,6 +13,9 @@ from schemas.drafts import LogProbs, Usage
 from workers.errors import PermanentError, RetryableError
 from workers.tier1.engine import Generation
 from workers.tier1.prompts import ChatMessage
+
+RECOVERY_S = 1.0
+"""How long a full or lost server gets no new prompt, where it doesn't say (a guess)."""
 
 _JSON = {"content-type": "application/json"}
 
@@ -38,6 +42,8 @@ class OpenAIEngine:
             # The number in flight is the stage's to bound: a pool limit here would only hide the waiting.
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=64),
         )
+        self._recovers_s = 0.0
+        """Until when it is left alone, by time.monotonic."""
 
     async def __aenter__(self) -> Self:
         return self
@@ -60,7 +66,10 @@ class OpenAIEngine:
         try:
             response = await self._client.post("chat/completions", content=msgspec.json.encode(body), headers=_JSON)
         except httpx.TransportError as exc:
+            self._leave_alone(RECOVERY_S)
             raise RetryableError(f"tier-1 server: {type(exc).__name__}") from exc
+        if response.status_code in (429, 503):
+            self._leave_alone(_retry_after_s(response) or RECOVERY_S)
         _raise_for_status(response)
         # By the configured name: a llama.cpp server answers with the path of its file.
         return msgspec.structs.replace(parse_completion(response.content), model=self.config.model)
@@ -73,15 +82,26 @@ class OpenAIEngine:
             return False
         return response.is_success
 
+    def saturated(self) -> bool:
+        """See Engine."""
+        return time.monotonic() < self._recovers_s
+
+    def _leave_alone(self, recovery_s: float) -> None:
+        self._recovers_s = max(self._recovers_s, time.monotonic() + recovery_s)
+
 
 def _raise_for_status(response: httpx.Response) -> None:
     if response.is_success:
         return
     reason = f"tier-1 server: HTTP {response.status_code}"
     if response.status_code in (408, 409, 429) or response.status_code >= 500:
-        after = response.headers.get("retry-after", "")
-        raise RetryableError(reason, float(after) if after.isdigit() else None)
+        raise RetryableError(reason, _retry_after_s(response))
     raise PermanentError(reason)
+
+
+def _retry_after_s(response: httpx.Response) -> float | None:
+    after = response.headers.get("retry-after", "")
+    return float(after) if after.isdigit() else None
 
 
 class _TokenLogProb(Struct):
