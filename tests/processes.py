@@ -109,9 +109,10 @@ async def assert_answered_once(of: Processes, ids: Sequence[str]) -> None:
     for topic in ("answers", "events"):
         records = await committed_records(of.servers, of.prefix + topic, len(ids))
         counted = Counter(r.key.decode() for r in records)
-        lost, repeated = set(ids) - counted.keys(), {key: n for key, n in counted.items() if n > 1}
-        assert (sorted(lost), repeated) == ([], {}), topic
-        assert counted.keys() == set(ids), topic
+        lost = sorted(set(ids) - counted.keys())
+        unknown = sorted(counted.keys() - set(ids))
+        repeated = {key: times for key, times in counted.items() if times > 1}
+        assert (lost, unknown, repeated) == ([], [], {}), f"{topic}: {lost=} {unknown=} {repeated=}"
 
 
 @asynccontextmanager

@@ -37,6 +37,8 @@ log = structlog.get_logger()
 
 PARK_S = 30.0
 """How long a parked record rests at least: long enough for the partition to move on (a guess)."""
+SINGLES = 32
+"""How many records of one partition begin in its turn where each is a call of its own."""
 SATURATED_POLL_S = 0.05
 """How soon a saturated worker is asked again when nothing else happens."""
 
@@ -50,19 +52,20 @@ class Dispatcher(Generic[T]):
         self.partitions: dict[TopicPartition, Partition[T]] = {}
         self.fetch_wanted = asyncio.Event()
         """Set when a partition has room for more records than it had."""
-        self.in_flight: Counter[Lane] = Counter()
-        """Records that hold a slot, by lane."""
+        self.held = self.held_by_backfill = 0
+        """Slots in use: records that have begun and are not committed."""
         self.in_flight_bytes = 0
         self._fail = fail
         self._calls: dict[asyncio.Task[None], Sequence[Work[T]]] = {}
         self._cancelled: set[asyncio.Task[None]] = set()
-        self._again: deque[Work[T]] = deque()
+        self._again: dict[Lane, deque[Work[T]]] = {lane: deque() for lane in Lane}
         """Records that have begun before and may go on: their back-off is over, or their identity is free."""
-        self._aside = 0
-        """Records that have begun and hold no slot: in a back-off, or behind their identity."""
+        self._aside: Counter[Lane] = Counter()
+        """Records that have begun and hold no slot: in a back-off, behind their identity, or about to go on."""
         self._turn: deque[Partition[T]] = deque()
         self._rng = random.Random()
         self._alarm: asyncio.TimerHandle | None = None
+        self._dispatching = False
 
     # -- what comes and goes ------------------------------------------------------------------------------------
 
@@ -87,15 +90,18 @@ class Dispatcher(Generic[T]):
         """A commit is through: its slots are free."""
         for work in works:
             self._free(work)
-        self.dispatch()
+        self._dispatch_soon()
 
     def leave(self, partitions: Iterable[Partition[T]]) -> None:
         """Begin nothing more of these. What waits or rests is whoever's who comes next."""
         for partition in partitions:
             partition.leave()
-            for _, handle in partition.resting.values():
+            for work, handle in partition.resting.values():
                 handle.cancel()
-            self._aside -= len(partition.resting) + sum(map(len, partition.behind.values()))
+                self._set_aside(work, False)
+            for behind in partition.behind.values():
+                for work in behind:
+                    self._set_aside(work, False)
             partition.resting.clear()
             partition.behind.clear()
             if partition in self._turn:
@@ -119,106 +125,124 @@ class Dispatcher(Generic[T]):
 
     def dispatch(self) -> None:
         """Begin as much as may begin now."""
+        self._dispatching = False
         if self.stage.saturated is not None and self.stage.saturated():
             self._wake_in(SATURATED_POLL_S)
             return
-        while len(self._calls) < self.stage.max_calls and (batch := self._next_batch()):
-            self._call(batch)
+        self._call_all(self._next((Lane.LIVE, Lane.RETRY), self._room(self.stage.max_calls)))
+        self._call_all(self._next((Lane.BACKFILL,), self._backfill_room()))
 
-    def _next_batch(self) -> list[Work[T]]:
-        size = min(self.stage.batch_size, self._free_slots())
-        batch: list[Work[T]] = []
-        if size <= 0:
-            return batch
-        while self._again and len(batch) < size:
-            work = self._again.popleft()
-            self._aside -= 1
-            if not work.partition.leaving:
-                self._admit(work, batch)
-        for lane in (Lane.LIVE, Lane.RETRY):
-            self._fill(batch, size, lane)
-        if not batch:
-            self._fill(batch, min(size, self._backfill_room()), Lane.BACKFILL)
-        return batch
+    def _dispatch_soon(self) -> None:
+        """Dispatch once for everything that ends in this turn of the loop."""
+        if not self._dispatching:
+            self._dispatching = True
+            asyncio.get_running_loop().call_soon(self.dispatch)
 
-    def _free_slots(self) -> int:
-        if self.in_flight_bytes >= self.settings.max_in_flight_bytes:
-            return 0
-        return self.stage.max_in_flight - self.in_flight.total()
+    def _next(self, lanes: Sequence[Lane], size: int) -> list[Work[T]]:
+        """What begins now, at most `size`: those that go on come first. Slots are taken at once, so that every further
+        record is measured against them."""
+        works: list[Work[T]] = []
+        end = self.held + size
+        for lane in lanes:
+            while self._again[lane] and self._may_hold(end):
+                self._admit(self._again[lane].popleft(), works)
+        for lane in lanes:
+            self._fill(works, end, lane)
+        return works
+
+    def _may_hold(self, end: int) -> bool:
+        return self.held < end and self.in_flight_bytes < self.settings.max_in_flight_bytes
+
+    def _room(self, max_calls: int) -> int:
+        """How many records may begin, by slots and calls."""
+        calls = max_calls - len(self._calls)
+        return max(0, min(self.stage.max_in_flight - self.held, calls * self.stage.batch_size))
 
     def _backfill_room(self) -> int:
         live = [p for p in self._turn if p.lane is Lane.LIVE]
         now = time.time()
-        # The last call is live's too: one batch of the slow lane at most, while there are two or more.
-        if self.stage.max_calls > 1 and len(self._calls) >= self.stage.max_calls - 1:
-            return 0
-        return backfill_room(
+        room = backfill_room(
             max_in_flight=self.stage.max_in_flight,
-            live_in_flight=self.in_flight.total() - self.in_flight[Lane.BACKFILL],
-            backfill_in_flight=self.in_flight[Lane.BACKFILL],
-            live_waiting=sum(len(p.waiting) for p in live),
+            live_in_flight=self.held - self.held_by_backfill,
+            backfill_in_flight=self.held_by_backfill,
+            live_waiting=sum(len(p.waiting) for p in live) + len(self._again[Lane.LIVE]),
             oldest_live_s=max((now - p.oldest_s for p in live if p.oldest_s is not None), default=0.0),
             objective_s=self.settings.live_objective_s,
         )
+        # The last call is live's, too: a batch of the slow lane would hold up the next live one for all of its time.
+        return min(room, self._room(max(1, self.stage.max_calls - 1)))
 
-    def _fill(self, batch: list[Work[T]], size: int, lane: Lane) -> None:
-        """Take waiting records of a lane: as many as there are of one partition, so that they share a commit, and the
-        next time from another."""
-        for _ in range(len(self._turn)):
-            if len(batch) >= size:
-                return
+    def _fill(self, works: list[Work[T]], end: int, lane: Lane) -> None:
+        """Take waiting records of a lane. As many of one partition as make a batch, so that they share a commit; then
+        another's turn comes."""
+        idle = 0
+        while idle < len(self._turn) and self._may_hold(end):
             partition = self._turn[0]
             self._turn.rotate(-1)
-            if partition.lane is lane and partition.waiting:
-                self._take(partition, batch, size)
+            begun = partition.lane is lane and self._take(partition, works, end)
+            idle = 0 if begun else idle + 1
 
-    def _take(self, partition: Partition[T], batch: list[Work[T]], size: int) -> None:
-        tracked = partition.offsets
-        if tracked.distance >= offsets.SLOW_FROM:
+    def _take(self, partition: Partition[T], works: list[Work[T]], end: int) -> bool:
+        """Begin a partition's next records; whether there were any that may."""
+        tracked, waiting = partition.offsets, partition.waiting
+        if waiting and tracked.distance >= offsets.SLOW_FROM:
             self._park_lowest(partition)
-        room = offsets.room(tracked.distance, len(tracked), self.stage.max_in_flight)
         fetched = partition.wants_more
-        while partition.waiting and len(batch) < size and room > 0 and self._aside < self.stage.max_in_flight:
-            if self._free_slots() <= len(batch):
-                break
-            if (due_in_s := partition.waiting[0].due_s - time.time()) > 0:
+        size = self.stage.batch_size
+        missing = size - len(works) % size if size > 1 else SINGLES
+        begun = 0
+        while (
+            begun < missing
+            and waiting
+            and self._may_hold(end)
+            and self._aside[partition.lane] < self.stage.max_in_flight
+        ):
+            if (due_in_s := waiting[0].due_s - time.time()) > 0:
                 self._wake_in(due_in_s)
                 break
-            before = tracked.distance
-            self._admit(partition.begin_next(), batch)
-            room -= max(1, tracked.distance - before)
+            if not tracked.may_begin(waiting[0].source.offset, self.stage.max_in_flight):
+                break
+            self._admit(partition.begin_next(), works)
+            begun += 1
         if partition.wants_more and not fetched:
             self.fetch_wanted.set()
+        return begun > 0
 
-    def _admit(self, work: Work[T], batch: list[Work[T]]) -> None:
-        """A record's turn has come: into the batch, behind its identity, or straight to its end."""
+    def _admit(self, work: Work[T], works: list[Work[T]]) -> None:
+        """A record's turn has come: among those that begin, behind its identity, or straight to its end."""
+        if work.aside:
+            self._set_aside(work, False)
+        if work.partition.leaving:
+            return
         if work.identity is not None and not work.has_turn:
             if (behind := work.partition.behind.get(work.identity)) is not None:
                 behind.append(work)
-                self._aside += 1
+                self._set_aside(work, True)
                 return
             work.partition.behind[work.identity] = deque()
             work.has_turn = True
+        self._hold(work)
         if work.poison is not None:
-            self._hold(work)
             self._settle(work, work.poison, mark=False)
         elif self.stage.duplicate and work.record and self._was_seen(work):
-            self._hold(work)
             self._settle(work, self.stage.duplicate(work.record), mark=False)
         else:
-            batch.append(work)
+            works.append(work)
 
     def _was_seen(self, work: Work[T]) -> bool:
         seen = work.partition.seen
         if seen is None or work.record is None or work.identity is None or work.exempt or work.attempts:
             return False
-        return seen.has(work.identity, work.record.timestamp_s)
+        return seen.has(work.identity, work.record.timestamp_s, work.source.offset)
 
     # -- what runs ----------------------------------------------------------------------------------------------
 
+    def _call_all(self, works: Sequence[Work[T]]) -> None:
+        for start in range(0, len(works), self.stage.batch_size):
+            self._call(works[start : start + self.stage.batch_size])
+
     def _call(self, batch: Sequence[Work[T]]) -> None:
         for work in batch:
-            self._hold(work)
             work.partition.in_flight += 1
         task = asyncio.create_task(self._run(batch), name=f"{self.stage.name}-call")
         self._calls[task] = batch
@@ -242,7 +266,7 @@ class Dispatcher(Generic[T]):
             self._cancelled.discard(task)
         elif error := task.exception():
             self._fail(error)
-        self.dispatch()
+        self._dispatch_soon()
 
     def _conclude(self, work: Work[T], result: Result) -> None:
         """A try has ended: the record is settled, or tried again later."""
@@ -264,14 +288,14 @@ class Dispatcher(Generic[T]):
         """A record is finished here. `mark`: its ticket is taken in, and another of its identity a duplicate."""
         identity, seen = work.identity, work.partition.seen
         marked = identity if mark and seen is not None else None
-        if marked is not None and seen is not None:
-            seen.add(marked, work.source.timestamp / 1000)
-        work.partition.settle(work, Settled(work.origin, result, work.attempts or 1, marked))
+        settled = work.partition.settle(work, Settled(work.origin, result, work.attempts or 1, marked))
+        if settled.mark is not None and seen is not None:
+            seen.add(settled.mark, work.source.timestamp / 1000, work.source.offset)
         if identity is not None and (behind := work.partition.behind.pop(identity, None)):
             following = behind.popleft()
             following.has_turn = True
             work.partition.behind[identity] = behind
-            self._again.append(following)
+            self._again[work.partition.lane].append(following)
 
     # -- what rests ---------------------------------------------------------------------------------------------
 
@@ -281,12 +305,12 @@ class Dispatcher(Generic[T]):
             return
         handle = asyncio.get_running_loop().call_later(delay_s, self._rested, work)
         work.partition.resting[work.source.offset] = (work, handle)
-        self._aside += 1
+        self._set_aside(work, True)
 
     def _rested(self, work: Work[T]) -> None:
         del work.partition.resting[work.source.offset]
-        self._again.append(work)
-        self.dispatch()
+        self._again[work.partition.lane].append(work)
+        self._dispatch_soon()
 
     def _park_lowest(self, partition: Partition[T]) -> None:
         """Move a record that rests out of the way of the commit point: to the retry topic, to be tried when due."""
@@ -295,7 +319,7 @@ class Dispatcher(Generic[T]):
             return
         work, handle = resting
         handle.cancel()
-        self._aside -= 1
+        self._set_aside(work, False)
         now = time.time()
         written_s = work.record.timestamp_s if work.record else 0.0
         due_s = max(now + PARK_S, now + handle.when() - asyncio.get_running_loop().time())
@@ -306,8 +330,14 @@ class Dispatcher(Generic[T]):
     # -- slots --------------------------------------------------------------------------------------------------
 
     def _hold(self, work: Work[T]) -> None:
-        self.in_flight[work.partition.lane] += 1
+        self.held += 1
+        self.held_by_backfill += work.partition.lane is Lane.BACKFILL
         self.in_flight_bytes += work.size_bytes
+
+    def _set_aside(self, work: Work[T], aside: bool) -> None:
+        """Count a record that has begun and holds no slot, or no longer."""
+        work.aside = aside
+        self._aside[work.partition.lane] += 1 if aside else -1
 
     def _drop(self, work: Work[T]) -> None:
         """A result that nobody will commit: its record is done again by the partition's next owner."""
@@ -315,7 +345,8 @@ class Dispatcher(Generic[T]):
         metrics.DROPPED.labels(self.stage.name).inc()
 
     def _free(self, work: Work[T]) -> None:
-        self.in_flight[work.partition.lane] -= 1
+        self.held -= 1
+        self.held_by_backfill -= work.partition.lane is Lane.BACKFILL
         self.in_flight_bytes -= work.size_bytes
 
     def _wake_in(self, delay_s: float) -> None:

@@ -13,7 +13,7 @@ Invariants:
 from collections import OrderedDict, deque
 from dataclasses import dataclass
 
-MAX_DISTANCE = 26_000
+MAX_DISTANCE = 25_600
 """Most offsets between the lowest unfinished one and the newest begun: as many bits as a commit's metadata holds."""
 SLOW_FROM = MAX_DISTANCE * 3 // 4
 """From here on fewer records begin, so that the partition slows down instead of standing still."""
@@ -90,6 +90,14 @@ class Offsets:
     def is_redone(self, offset: int) -> bool:
         """Whether a former owner had begun the record at `offset`; ask before it begins here."""
         return offset < self._next
+
+    def may_begin(self, offset: int, max_in_flight: int) -> bool:
+        """Whether the next waiting record, at `offset`, may begin. One that a former owner had begun needs no room."""
+        if offset < self._next or not self._unfinished:
+            return True
+        # The offset itself counts, too: it may stand behind a gap longer than all of the room.
+        fits = offset - self.lowest < MAX_DISTANCE
+        return fits and room(self.distance, len(self), max_in_flight) > 0
 
     def begin(self, offset: int, written_s: float = 0.0) -> None:
         """Work on a record begins.

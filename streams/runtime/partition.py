@@ -32,7 +32,7 @@ from streams.runtime.stage import DeadLetter, Origin, Record, Stage
 T = TypeVar("T", bound=Struct)
 
 COMMIT_RECORDS = 500
-"""Most records of one commit: their messages are built in one go, and hold up everything else for as long."""
+"""Most records of one commit: they are sent in one go, and hold up everything else for as long."""
 COMMIT_BYTES = 8 * 1024 * 1024
 """About how much of input goes into one commit, so that no transaction becomes a burden to the broker."""
 FETCH_AHEAD = 500
@@ -52,6 +52,8 @@ class Work(Generic[T]):
     identity: str | None = None
     exempt: bool = False
     """Whether it is taken in although its identity was seen: it was parked or requeued, and is no helpdesk's retry."""
+    aside: bool = False
+    """Whether it has begun and holds no slot."""
     has_turn: bool = False
     """Whether it is the one record of its identity that is worked on."""
     attempts: int = 0
@@ -97,7 +99,7 @@ class Partition(Generic[T]):
         self.changed = asyncio.Event()
         """Set whenever something ended, for whoever waits for quiet."""
         self._committed = committed
-        self._finished: deque[tuple[Work[T], Settled]] = deque()
+        self._finished: deque[tuple[Work[T], Settled, list[Message]]] = deque()
         self._wake = asyncio.Event()
         name = f"{stage.name}-{partition.topic}-{partition.partition}"
         self.task = asyncio.create_task(self._commit_finished(), name=name)
@@ -136,10 +138,12 @@ class Partition(Generic[T]):
         self.offsets.begin(work.source.offset, work.source.timestamp / 1000)
         return work
 
-    def settle(self, work: Work[T], settled: Settled) -> None:
-        """A record has its final result: it goes into the next commit."""
-        self._finished.append((work, settled))
+    def settle(self, work: Work[T], settled: Settled) -> Settled:
+        """A record has its final result: it goes into the next commit. Returns what became of it after all."""
+        settled, messages = finished(self.stage.name, self.stage.topic, settled, work.source, time.time())
+        self._finished.append((work, settled, messages))
         self._wake.set()
+        return settled
 
     def leave(self) -> None:
         """Begin nothing more. Records that wait or rest are nobody's yet."""
@@ -152,35 +156,29 @@ class Partition(Generic[T]):
             await self._wake.wait()
             self._wake.clear()
             while self._finished and not self.closed:
-                await self._commit(self._next_commit())
+                await self._commit()
             self.changed.set()
 
-    def _next_commit(self) -> list[tuple[Work[T], Settled]]:
-        taken: list[tuple[Work[T], Settled]] = []
+    async def _commit(self) -> None:
+        taken = list(islice(self._finished, COMMIT_RECORDS))
+        messages: list[Message] = []
         size_bytes = 0
-        for work, settled in islice(self._finished, COMMIT_RECORDS):
-            taken.append((work, settled))
+        for count, (work, _, its_messages) in enumerate(taken, 1):
+            self.offsets.finish(work.source.offset)
+            messages += its_messages
             size_bytes += work.size_bytes
             if size_bytes >= COMMIT_BYTES:
-                break
-        return taken
-
-    async def _commit(self, taken: Sequence[tuple[Work[T], Settled]]) -> None:
-        now = time.time()
-        done = [finished(self.stage.name, self.stage.topic, settled, work.source, now) for work, settled in taken]
-        messages: list[Message] = [message for _, its_messages in done for message in its_messages]
-        for work, _ in taken:
-            self.offsets.finish(work.source.offset)
+                del taken[count:]
         await timed_commit(self.stage.name, self.delivery, messages, self.offsets.commit_point())
         for _ in taken:
             self._finished.popleft()
-        report(self.stage.name, [settled for settled, _ in done])
-        self._committed([work for work, _ in taken])
+        report(self.stage.name, [settled for _, settled, _ in taken])
+        self._committed([work for work, _, _ in taken])
 
     def abandon(self) -> list[Work[T]]:
         """Close; returns the finished records that were not committed."""
         self.closed = True
-        left = [work for work, _ in self._finished]
+        left = [work for work, _, _ in self._finished]
         self._finished.clear()
         return left
 

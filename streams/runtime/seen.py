@@ -2,17 +2,20 @@
 
 The memory is a compacted topic, partition by partition beside the input, and is
 written in the transaction that takes the ticket in; what stands here is its
-image, bounded by age and by count.
+image, bounded by count.
 """
 
 from collections import OrderedDict
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from math import inf
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from schemas.codec import PoisonError, decode
 from schemas.seen import Seen
+
+NO_OFFSET = -1
 
 
 class SeenTickets:
@@ -21,25 +24,26 @@ class SeenTickets:
     def __init__(self, window_s: float, limit: int) -> None:
         self._window_s = window_s
         self._limit = limit
-        self._written_s: OrderedDict[str, float] = OrderedDict()
+        self._tickets: OrderedDict[str, tuple[float, int]] = OrderedDict()
 
     def __len__(self) -> int:
-        return len(self._written_s)
+        return len(self._tickets)
 
-    def has(self, identity: str, written_s: float) -> bool:
-        """Whether a ticket of this identity was taken in less than the window before `written_s` (or after it)."""
-        seen_s = self._written_s.get(identity)
-        return seen_s is not None and written_s - seen_s < self._window_s
+    def has(self, identity: str, written_s: float, offset: int = NO_OFFSET) -> bool:
+        """Whether a ticket of this identity was taken in less than the window before `written_s` (or after it).
 
-    def add(self, identity: str, written_s: float) -> None:
-        """A ticket was taken in. What is older than the window, or over the limit, is forgotten."""
-        self._written_s.pop(identity, None)
-        self._written_s[identity] = written_s
-        while len(self._written_s) > self._limit or self._oldest_s() <= written_s - self._window_s:
-            self._written_s.popitem(last=False)
+        The record at `offset` is no duplicate of itself: at least once, a crash may fall between mark and commit.
+        """
+        seen_s, seen_offset = self._tickets.get(identity, (-inf, NO_OFFSET))
+        return written_s - seen_s < self._window_s and (seen_offset == NO_OFFSET or seen_offset != offset)
 
-    def _oldest_s(self) -> float:
-        return next(iter(self._written_s.values()))
+    def add(self, identity: str, written_s: float, offset: int = NO_OFFSET) -> None:
+        """A ticket was taken in. Over the limit, the first that came is forgotten: by count alone, since times are the
+        producers' and one that is in another century must not empty the memory."""
+        self._tickets.pop(identity, None)
+        self._tickets[identity] = (written_s, offset)
+        if len(self._tickets) > self._limit:
+            self._tickets.popitem(last=False)
 
 
 async def load(
@@ -79,8 +83,9 @@ async def load(
 
 def _remember(seen: SeenTickets, key: bytes, value: bytes | None) -> None:
     try:
-        seen.add(key.decode(), decode(Seen, value).at.timestamp())
-    except (PoisonError, UnicodeDecodeError):
+        taken = decode(Seen, value)
+        seen.add(key.decode(), taken.at.timestamp(), int(taken.origin.rpartition("/")[2]))
+    except (PoisonError, ValueError):
         # Somebody else's record, or a tombstone: it says nothing of a ticket.
         return
 

@@ -1,10 +1,20 @@
-"""Record headers: CloudEvents, the trace that goes on, and why a dead letter is dead."""
+"""Record headers: CloudEvents, the trace that goes on, a parked record's life, and why a dead letter is dead."""
 
 import re
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from streams.runtime.headers import dead_letter_headers, next_traceparent, output_headers
+from streams.runtime.headers import (
+    Parked,
+    dead_letter_headers,
+    next_traceparent,
+    output_headers,
+    own_headers,
+    parked_headers,
+    read_parked,
+)
 from streams.runtime.stage import DeadLetter, Origin
 
 ORIGIN = Origin("tickets", 3, 42)
@@ -81,3 +91,30 @@ def test_a_dead_letter_keeps_its_own_headers_first() -> None:
         "headgate-origin": b"tickets/3/42",
         "headgate-at": b"1970-01-01T00:00:00+00:00",
     }
+
+
+SECONDS = st.floats(0, 1e11)
+NAMES = st.text("abc-/_.", min_size=1, max_size=9)
+ORIGINS = st.builds(Origin, NAMES, st.integers(0, 9999), st.integers(0, 2**63 - 1))
+PARKED = st.builds(Parked, ORIGINS, SECONDS, st.integers(0, 99), SECONDS, SECONDS)
+OWN = st.lists(st.tuples(NAMES, st.binary(max_size=9)), max_size=4).map(tuple)
+
+
+@given(PARKED, PARKED, OWN)
+def test_a_parked_record_remembers_its_life(parked: Parked, again: Parked, own: tuple[tuple[str, bytes], ...]) -> None:
+    """Exactly, and parked a second time only the last; its own headers stay as they came."""
+    headers = parked_headers(parked, own)
+    assert read_parked(headers) == parked
+    assert own_headers(headers) == own
+    assert parked_headers(again, headers) == parked_headers(again, own)
+
+
+@pytest.mark.parametrize("name", ["origin", "written", "attempts", "first-failed", "due"])
+@pytest.mark.parametrize("garbage", [b"", b"junk", b"\xff", None])
+def test_a_life_that_cannot_be_read_is_none(name: str, garbage: bytes | None) -> None:
+    """Somebody else's record on the retry topic starts its life here; None is a header that Kafka allows."""
+    headers = dict(parked_headers(Parked(ORIGIN, 1.0, 1, 2.0, 3.0), ()))
+    broken: dict[str, bytes | None] = {**headers, f"headgate-parked-{name}": garbage}
+    assert read_parked(tuple(broken.items())) is None  # type: ignore[arg-type]
+    del headers[f"headgate-parked-{name}"]
+    assert read_parked(tuple(headers.items())) is None

@@ -14,14 +14,14 @@ from pydantic import SecretStr
 
 from schemas.topics import EVENTS
 from streams import checker, router, settings, tier1, tier2
-from streams.runtime import lane
-from streams.runtime.attempt import attempt_batch
-from streams.runtime.messages import finished
+from streams.runtime.attempt import after, handled
+from streams.runtime.canonical_log import report
+from streams.runtime.messages import Settled, finished
 from streams.runtime.stage import DeadLetter, Origin, Record, Stage
 from streams.settings import Settings
 from tests.fakes import FakeChatServer
 from tests.records import a_draft, a_routed, a_ticket
-from workers.retry import RetryLimits
+from workers.retry import Retry
 
 FERNWAY = Path(__file__).parents[2] / "examples" / "fernway"
 CANARY = "canary4711"
@@ -48,22 +48,19 @@ async def told(stage: Stage[Any], value: Any, caplog: pytest.LogCaptureFixture) 
     record = Record(value, Origin("t", 0, 1), 0.0)
     source = ConsumerRecord("t", 0, 1, 0, 0, b"t1", b"{}", None, 0, 0, ())
     with caplog.at_level(logging.DEBUG), structlog.testing.capture_logs() as logs:
-        quick = Stage(
-            stage.name,
-            stage.topic,
-            stage.record_type,
-            stage.handler,
-            give_up=stage.give_up,
-            retry=RetryLimits(attempts=2, first_delay_s=0.0),
-        )
-        (attempted,) = await attempt_batch(quick, [record], random.Random(0))
-        attempted, messages = finished(stage.name, attempted, source, 0.0)
-        lane._report(stage.name, attempted)
+        (result,) = await handled(stage, [record])
+        if isinstance(result, Exception):
+            # At the last of its attempts, so that it is given up.
+            step = after(stage, record, result, stage.retry.attempts, 0.0, random.Random(0))
+            assert not isinstance(step, Retry)
+            result = step
+        settled, messages = finished(stage.name, stage.topic, Settled(record.origin, result, 1), source, 0.0)
+        report(stage.name, [settled])
     assert logs
     events = [m.value for m in messages if m.topic is EVENTS]
     headers = [m.headers for m in messages]
     public = f"{logs} {caplog.text} {generate_latest()!r} {events} {headers}"
-    return public.lower(), ["dead" if isinstance(attempted.result, DeadLetter) else m.topic.name for m in messages]
+    return public.lower(), ["dead" if isinstance(settled.result, DeadLetter) else m.topic.name for m in messages]
 
 
 async def test_router_and_checker_tell_nothing(configured: Settings, caplog: pytest.LogCaptureFixture) -> None:

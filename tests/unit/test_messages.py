@@ -1,4 +1,4 @@
-"""From a finished record to its messages: outputs and event, or a dead letter and its event, whatever their size."""
+"""From a settled record to its messages: outputs and event, a dead letter and its event, or the record parked."""
 
 from typing import Any
 
@@ -6,27 +6,34 @@ import msgspec
 from aiokafka.structs import ConsumerRecord
 
 from schemas.events import Event
-from schemas.topics import ANSWERS, DEAD_LETTERS, EVENTS
-from streams.runtime.attempt import Attempted
-from streams.runtime.messages import Message, finished, messages_for
+from schemas.seen import Seen
+from schemas.topics import ANSWERS, BACKFILL, DEAD_LETTERS, DRAFTS, EVENTS, RETRY, SEEN, TICKETS, Topic
+from streams.runtime.headers import Parked, read_parked
+from streams.runtime.messages import Message, Settled, finished, messages_for
 from streams.runtime.stage import DeadLetter, Done, Origin, Output
 from tests.records import AT, a_ticket
 
 ORIGIN = Origin("tickets", 0, 7)
 HEADERS = (("own", b"\x00"),)
+PARKED = Parked(ORIGIN, written_s=1.0, attempts=2, first_failed_s=1.5, due_s=40.0)
 
 
 def source(key: bytes | None = b"t1", value: bytes | None = b"{}") -> ConsumerRecord[Any, Any]:
     return ConsumerRecord("tickets", 0, 7, 1000, 0, key, value, None, 0, 0, HEADERS)
 
 
-def done(body: str = "x") -> Done:
+def done(body: str = "x", topic: Topic = ANSWERS) -> Done:
     event = Event(event_id="e", at=AT, stage="router", outcome="answered", ticket_id=a_ticket().ticket_id)
-    return Done((Output(ANSWERS, "t1", a_ticket(body)),), event)
+    return Done((Output(topic, "t1", a_ticket(body)),), event)
 
 
-def messages(result: Done | DeadLetter, of: ConsumerRecord[Any, Any]) -> list[Message]:
-    return list(messages_for("router", Attempted(ORIGIN, result, 1), of, 2.0))
+def messages(
+    result: Done | DeadLetter | Parked,
+    of: ConsumerRecord[Any, Any],
+    mark: str | None = None,
+    origin: Origin = ORIGIN,
+) -> list[Message]:
+    return list(messages_for("router", TICKETS, Settled(origin, result, 1, mark), of, 2.0))
 
 
 def test_a_done_record_is_its_outputs_and_its_event() -> None:
@@ -61,15 +68,15 @@ def test_a_tombstone_stays_one_and_nothing_at_all_gets_a_key() -> None:
 
 def test_outputs_that_fit_are_sent() -> None:
     """Nothing changes for them."""
-    attempted = Attempted(ORIGIN, done(), 1)
-    assert finished("router", attempted, source(), 2.0) == (attempted, messages(done(), source()))
+    settled = Settled(ORIGIN, done(), 1)
+    assert finished("router", TICKETS, settled, source(), 2.0) == (settled, messages(done(), source()))
 
 
 def test_an_output_too_large_for_its_topic_makes_a_dead_letter_of_its_record() -> None:
-    """The result says so too, so that it is counted and logged as one."""
-    attempted, sent = finished("router", Attempted(ORIGIN, done("x" * (4 << 20)), 2), source(), 2.0)
-    assert isinstance(attempted.result, DeadLetter)
-    assert attempted.attempts == 2
+    """The result says so too, so that it is counted and logged as one; its ticket is not remembered as taken in."""
+    settled, sent = finished("router", TICKETS, Settled(ORIGIN, done("x" * (4 << 20)), 2, "t1"), source(), 2.0)
+    assert isinstance(settled.result, DeadLetter)
+    assert (settled.attempts, settled.mark) == (2, None)
     assert [m.topic for m in sent] == [DEAD_LETTERS, EVENTS]
     assert all(m.excess_bytes <= 0 for m in sent)
 
@@ -88,3 +95,45 @@ def test_a_record_larger_than_any_topic_is_cut_and_says_so() -> None:
     letter = messages(DeadLetter("r"), source(value=value))[0]
     assert letter.excess_bytes == 0
     assert dict(letter.headers)["headgate-cut-from-bytes"] == str(len(value)).encode()
+
+
+def test_a_ticket_is_remembered_beside_it_and_not_by_its_key() -> None:
+    """In the partition that it came in: whoever owns that one owns the memory of it."""
+    mark, *_ = messages(done(), source(), mark="acme\0t1")
+    assert (mark.topic, mark.twin, mark.key, mark.partition) == (SEEN, "", b"acme\0t1", 0)
+    told = msgspec.json.decode(mark.value or b"", type=Seen)
+    assert (told.at.timestamp(), told.origin) == (1.0, "tickets/0/7")
+
+
+def test_a_parked_record_goes_to_the_retry_twin_as_it_came() -> None:
+    """Key, bytes and headers, then its life so far; it has no outputs and no event yet."""
+    (parked,) = messages(PARKED, source())
+    assert (parked.topic_name, parked.key, parked.value, parked.partition) == ("tickets" + RETRY, b"t1", b"{}", None)
+    assert parked.headers[:1] == HEADERS
+    assert read_parked(parked.headers) == PARKED
+
+
+def test_a_record_too_large_to_be_parked_is_buried() -> None:
+    """Its life so far adds to a record that was as large as a ticket may be; it must not stop its partition."""
+    whole = source(value=b"x" * (TICKETS.max_message_bytes - 100))
+    settled, sent = finished("router", TICKETS, Settled(ORIGIN, PARKED, 2), whole, 2.0)
+    assert isinstance(settled.result, DeadLetter)
+    assert "tickets.retry" in settled.result.reason
+    assert (sent[0].topic, sent[0].value) == (DEAD_LETTERS, whole.value)
+
+
+def test_a_parked_record_that_is_done_leaves_its_parking_headers_behind() -> None:
+    """Its dead letter has the headers that it came with, so that a requeue starts its life anew."""
+    (parked,) = messages(PARKED, source())
+    again = ConsumerRecord("tickets.retry", 1, 3, 9000, 0, b"t1", b"{}", None, 0, 0, parked.headers)
+    letter, _ = messages(DeadLetter("r"), again)
+    assert letter.headers[0] == HEADERS[0]
+    assert read_parked(letter.headers) is None
+
+
+def test_what_comes_by_the_slow_lane_stays_on_it() -> None:
+    """As far as topics have one: answers are answers. The memory of the slow lane stands beside it, too."""
+    origin = Origin("tickets" + BACKFILL, 0, 7)
+    names = [m.topic_name for m in messages(done(topic=DRAFTS), source(), "t1", origin)]
+    assert names == ["seen" + BACKFILL, "drafts" + BACKFILL, "events"]
+    assert [m.topic_name for m in messages(done(), source(), origin=origin)] == ["answers", "events"]

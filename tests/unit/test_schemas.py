@@ -98,6 +98,7 @@ LEAST: dict[str, dict[str, Any]] = {
         "at": AT,
     },
     "Policy": {"scope": "*", "version": "v1", "default": THRESHOLDS},
+    "Seen": {"at": AT, "origin": "tickets/0/7"},
 }
 """What version 0.1 requires of each record. It never grows: a field that came later has a default."""
 
