@@ -17,13 +17,20 @@ REQUEUE_OF = "headgate-requeue-of"
 def output_headers(stage: str, record_type: str, origin: Origin, number: int, now: float, incoming: Headers) -> Headers:
     """Headers of output `number` that `stage` makes of the record at `origin`. The same input gives the same ce_id."""
     return (
-        ("ce_specversion", b"1.0"),
+        *_constant_headers(stage, record_type),
         ("ce_id", f"{stage}/{origin}/{number}".encode()),
+        ("ce_time", _moment(now)),
+        ("traceparent", next_traceparent(stage, origin, incoming)),
+    )
+
+
+@lru_cache(maxsize=64)
+def _constant_headers(stage: str, record_type: str) -> Headers:
+    return (
+        ("ce_specversion", b"1.0"),
         ("ce_type", f"headgate.{record_type.lower()}.v1".encode()),
         ("ce_source", f"/headgate/{stage}".encode()),
-        ("ce_time", _moment(now)),
         ("content-type", b"application/json"),
-        ("traceparent", next_traceparent(stage, origin, incoming)),
     )
 
 

@@ -140,7 +140,9 @@ class Partition(Generic[T]):
 
     def settle(self, work: Work[T], settled: Settled) -> Settled:
         """A record has its final result: it goes into the next commit. Returns what became of it after all."""
-        settled, messages = finished(self.stage.name, self.stage.topic, settled, work.source, time.time())
+        # To the millisecond, so that what settles together shares its formatted time.
+        now = round(time.time(), 3)
+        settled, messages = finished(self.stage.name, self.stage.topic, settled, work.source, now)
         self._finished.append((work, settled, messages))
         self._wake.set()
         return settled

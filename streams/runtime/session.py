@@ -44,6 +44,8 @@ CLOSE_LIMIT_S = 3.0
 IDLE_LIMIT_MS = 2**31 - 1
 """aiokafka puts a member that has not polled for this long out of the group and does not let it back in. A process that
 hangs is /healthz's to report."""
+HEARTBEAT_MS = 1000
+"""How soon a member hears that the group rebalances, and so how long the others wait for it."""
 METADATA_REFRESH_S = 30.0
 """How soon partitions that were added to a topic are found."""
 
@@ -80,6 +82,7 @@ class Session(Generic[T]):
             isolation_level="read_committed",
             enable_auto_commit=False,
             auto_offset_reset="earliest",
+            heartbeat_interval_ms=HEARTBEAT_MS,
             rebalance_timeout_ms=int(settings.drain_s * 1000) + 10_000,
             max_poll_interval_ms=IDLE_LIMIT_MS,
             max_partition_fetch_bytes=MAX_REQUEST_BYTES,

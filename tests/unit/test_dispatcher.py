@@ -73,6 +73,17 @@ async def test_a_batch_is_of_one_partition_as_far_as_that_goes() -> None:
         assert [len({name[0] for name in call.names}) for call in worker.calls].count(2) == 1
 
 
+async def test_partitions_take_turns() -> None:
+    """A batch each: one with much waiting does not keep the others from beginning."""
+    worker = Worker()
+    async with processing(worker, batch_size=2, max_in_flight=4) as process:
+        a, b = process.open(0), process.open(1)
+        records = {p.id: [polled(i, f"{name}{i}", p.id) for i in range(9)] for p, name in ((a, "a"), (b, "b"))}
+        process.dispatcher.arrived(records)
+        await until(lambda: len(worker.begun) == 4)
+        assert worker.begun == ["a0", "a1", "b0", "b1"]
+
+
 async def test_few_calls_at_a_time_so_that_batches_fill_up() -> None:
     """Records that come one by one don't each become a call: past the first calls they gather."""
     worker = Worker()

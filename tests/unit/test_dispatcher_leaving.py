@@ -1,7 +1,9 @@
 """Partitions that go: nothing new begins, what runs may finish, and what comes too late touches nobody else."""
 
+import pytest
+
 from streams.runtime.offsets import CommitPoint
-from tests.dispatching import QUICK_RETRY, Worker, polled, processing, settled_down, until
+from tests.dispatching import QUICK_RETRY, Worker, polled, processing, settled_down, until, worked_off
 from workers.errors import RetryableError
 
 
@@ -62,6 +64,26 @@ async def test_a_partition_that_leaves_forgets_its_back_offs() -> None:
             worker.call_of("e").end(RetryableError("busy"))
             await until(lambda tries=tries: worker.begun.count("e") == tries)  # type: ignore[misc]
         assert process.failures == []
+
+
+@pytest.mark.parametrize(("names", "results"), [("abcd", [RetryableError("busy")]), ("aaaaa", [])])
+async def test_what_a_partition_had_set_aside_does_not_count_after_it_left(
+    names: str, results: list[RetryableError]
+) -> None:
+    """Records in a back-off, and records behind their identity: as many as there may be, and then none."""
+    worker = Worker()
+    async with processing(worker, max_in_flight=4, identity=lambda t: t.ticket_id) as process:
+        leaving, staying = process.open(0), process.open(1)
+        process.names(leaving, *names)
+        await until(lambda: {*worker.begun} == {*names})
+        for call in worker.open if results else ():
+            call.end(*results)
+        await settled_down()
+        assert len(leaving.resting) + sum(map(len, leaving.behind.values())) == 4
+        process.dispatcher.leave([leaving])
+        await worked_off(worker, lambda: leaving.quiet)
+        process.names(staying, *"efgh")
+        await until(lambda: sorted(worker.begun[-4:]) == [*"efgh"])
 
 
 async def test_a_record_whose_back_off_is_over_does_not_begin_for_a_partition_that_left() -> None:

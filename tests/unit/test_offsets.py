@@ -272,6 +272,28 @@ def test_the_age_of_the_commit_point_is_its_records() -> None:
     assert offsets.oldest_s == 5.0
 
 
+def test_a_record_behind_a_gap_begins_when_metadata_can_hold_the_gap() -> None:
+    """Compacted topics: the last offset within the bound may begin, the one after it waits; with nothing unfinished
+    there is nothing to hold."""
+    offsets = begun(0)
+    assert offsets.may_begin(MAX_DISTANCE - 1, 4)
+    assert not offsets.may_begin(MAX_DISTANCE, 4)
+    offsets.finish(0)
+    assert offsets.may_begin(10 * MAX_DISTANCE, 4)
+    offsets.begin(10 * MAX_DISTANCE)
+    assert offsets.distance == 1
+
+
+def test_near_the_bound_fewer_records_begin_and_those_of_a_former_owner_all() -> None:
+    """What runs already counts against what may; only what was begun before needs no room."""
+    offsets = begun(*range(5), SLOW_FROM)
+    assert offsets.distance > SLOW_FROM
+    assert not offsets.may_begin(SLOW_FROM + 1, 4)
+    assert offsets.may_begin(SLOW_FROM + 1, 40)
+    successor = Offsets(offsets.commit_point())
+    assert [o for o in (0, 4, SLOW_FROM, SLOW_FROM + 1) if successor.may_begin(o, 4)] == [0, 4, SLOW_FROM]
+
+
 @given(st.integers(0, MAX_DISTANCE), st.integers(0, 5000), st.integers(1, 5000))
 def test_room_never_lets_the_distance_pass_its_bound(distance: int, unfinished: int, max_in_flight: int) -> None:
     """However much may run at a time; and below three quarters nothing but the distance counts."""
