@@ -40,6 +40,10 @@ class Topic:
     max_message_bytes: int = 4 * MIB
     """Four times a ticket's limit by default: later records carry the ticket and what was added to it."""
 
+    def limit_bytes(self, twin: str = "") -> int:
+        """Largest message of the topic or of a twin: a parked record is the record and its life so far."""
+        return self.max_message_bytes + (MIB // 64 if twin == RETRY else 0)
+
 
 TICKETS = Topic("tickets", Ticket, "ticket_id", "helpdesks", "router", twins=(BACKFILL, RETRY), max_message_bytes=MIB)
 TIER1 = Topic("tier1", Routed, "ticket_id", "router", "tier1", twins=(BACKFILL, RETRY))

@@ -66,7 +66,7 @@ class TopicState:
         return len(self.leaders)
 
 
-def wanted_shape(topic: Topic, partitions: int, replication_factor: int) -> Shape:
+def wanted_shape(topic: Topic, partitions: int, replication_factor: int, twin: str = "") -> Shape:
     """What the table and the settings ask for."""
     return Shape(
         partitions=topic.partitions or partitions,
@@ -75,7 +75,7 @@ def wanted_shape(topic: Topic, partitions: int, replication_factor: int) -> Shap
             # A compacted topic keeps the last record of every key for ever.
             RETENTION: str(-1 if topic.cleanup == "compact" else topic.retention_ms),
             CLEANUP: topic.cleanup,
-            MAX_BYTES: str(topic.max_message_bytes),
+            MAX_BYTES: str(topic.limit_bytes(twin)),
         },
     )
 
@@ -105,7 +105,10 @@ async def apply(
     Raises: TopicsError if no broker answers, one refuses, or a partition (named) has no leader within `limit_s`.
     """
     topics = all_names(prefix)
-    wanted = {name: wanted_shape(topic, partitions, replication_factor) for name, topic in topics.items()}
+    wanted = {
+        name: wanted_shape(topic, partitions, replication_factor, twin=name.removeprefix(prefix + topic.name))
+        for name, topic in topics.items()
+    }
     async with _admin(bootstrap_servers) as admin:
         found = await _shapes(admin, wanted)
         applied = [decide(name, shape, found.get(name)) for name, shape in wanted.items()]

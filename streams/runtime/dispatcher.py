@@ -126,6 +126,13 @@ class Dispatcher(Generic[T]):
     def dispatch(self) -> None:
         """Begin as much as may begin now."""
         self._dispatching = False
+        try:
+            self._dispatch()
+        except Exception as exc:
+            # From a timer or a callback nobody would hear of it, and the record would be nobody's.
+            self._fail(exc)
+
+    def _dispatch(self) -> None:
         if self.stage.saturated is not None and self.stage.saturated():
             self._wake_in(SATURATED_POLL_S)
             return
@@ -197,7 +204,7 @@ class Dispatcher(Generic[T]):
             and self._may_hold(end)
             and self._aside[partition.lane] < self.stage.max_in_flight
         ):
-            if (due_in_s := waiting[0].due_s - time.time()) > 0:
+            if waiting[0].due_s and (due_in_s := waiting[0].due_s - time.time()) > 0:
                 self._wake_in(due_in_s)
                 break
             if not tracked.may_begin(waiting[0].source.offset, self.stage.max_in_flight):

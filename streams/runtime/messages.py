@@ -52,7 +52,7 @@ class Message(Struct, frozen=True):
         size_bytes = len(self.key or b"") + len(self.value or b"") + FRAME_BYTES
         for name, value in self.headers:
             size_bytes += len(name) + len(value or b"")
-        return size_bytes - self.topic.max_message_bytes
+        return size_bytes - self.topic.limit_bytes(self.twin)
 
 
 def finished(

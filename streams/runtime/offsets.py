@@ -96,13 +96,15 @@ class Offsets:
         if offset < self._next or not self._unfinished:
             return True
         # The offset itself counts, too: it may stand behind a gap longer than all of the room.
-        fits = offset - self.lowest < MAX_DISTANCE
-        return fits and room(self.distance, len(self), max_in_flight) > 0
+        reach = offset - self.lowest
+        if reach < SLOW_FROM:
+            return True
+        return reach < MAX_DISTANCE and room(self.distance, len(self), max_in_flight) > 0
 
     def begin(self, offset: int, written_s: float = 0.0) -> None:
         """Work on a record begins.
 
-        Raises: ValueError unless offsets begin in ascending order, each once.
+        Raises: ValueError for one below those that have begun, unless it is still unfinished.
         """
         if offset < self._next and offset not in self._unfinished:
             raise ValueError(f"offset {offset} begins after {self._next - 1}")

@@ -7,13 +7,13 @@ image, bounded by count.
 
 from collections import OrderedDict
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from math import inf
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from schemas.codec import PoisonError, decode
 from schemas.seen import Seen
+from streams.runtime.clock import moment
 
 NO_OFFSET = -1
 
@@ -92,4 +92,4 @@ def _remember(seen: SeenTickets, key: bytes, value: bytes | None) -> None:
 
 def mark(written_s: float, origin: str) -> Seen:
     """What is remembered of a ticket."""
-    return Seen(at=datetime.fromtimestamp(written_s, UTC), origin=origin)
+    return Seen(at=moment(written_s), origin=origin)

@@ -190,15 +190,16 @@ class Session(Generic[T]):
         end = await self.consumer.end_offsets(partitions)
         starts: dict[TopicPartition, CommitPoint] = {}
         for partition, point in committed.items():
-            if point is not None and point.offset > end[partition]:
+            if point is not None and point.offset + point.begun > end[partition]:
                 log.warning(
                     "offset_past_the_end",
                     partition=str(partition),
-                    committed=point.offset,
+                    committed=point.offset + point.begun,
                     end=end[partition],
-                    consequence="the topic was made anew or cut: it is read from its start",
+                    consequence="the topic was made anew or cut: records above the commit point are done again",
                 )
-                point = None
+                # Offsets past the end are given to new records, which nobody has finished.
+                point = CommitPoint(point.offset) if point.offset <= end[partition] else None
             starts[partition] = point or CommitPoint(first[partition])
         return starts
 

@@ -2,13 +2,14 @@
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, Generic, TypeVar
 
 from msgspec import Struct
 
 from schemas.events import Event, StageName
 from schemas.topics import Topic
+from streams.runtime.clock import moment
 from workers.retry import RetryLimits
 
 T = TypeVar("T", bound=Struct)
@@ -40,7 +41,7 @@ class Record(Generic[T]):
 
     @property
     def written_at(self) -> datetime:
-        return datetime.fromtimestamp(self.timestamp_s, UTC)
+        return moment(self.timestamp_s)
 
 
 @dataclass(frozen=True, slots=True)

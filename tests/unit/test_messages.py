@@ -113,9 +113,16 @@ def test_a_parked_record_goes_to_the_retry_twin_as_it_came() -> None:
     assert read_parked(parked.headers) == PARKED
 
 
-def test_a_record_too_large_to_be_parked_is_buried() -> None:
-    """Its life so far adds to a record that was as large as a ticket may be; it must not stop its partition."""
+def test_the_largest_ticket_can_be_parked() -> None:
+    """Its topic's twin takes its life so far beside it."""
     whole = source(value=b"x" * (TICKETS.max_message_bytes - 100))
+    settled, (parked,) = finished("router", TICKETS, Settled(ORIGIN, PARKED, 2), whole, 2.0)
+    assert (settled.result, parked.topic_name, parked.value) == (PARKED, "tickets" + RETRY, whole.value)
+
+
+def test_a_record_too_large_to_be_parked_is_buried() -> None:
+    """One that came in compressed, larger than its topic takes, must not stop its partition."""
+    whole = source(value=b"x" * (2 * TICKETS.max_message_bytes))
     settled, sent = finished("router", TICKETS, Settled(ORIGIN, PARKED, 2), whole, 2.0)
     assert isinstance(settled.result, DeadLetter)
     assert "tickets.retry" in settled.result.reason
