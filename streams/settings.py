@@ -56,7 +56,7 @@ class KafkaSettings(_Section):
     dedupe_window_s: float = Field(24 * 3600.0, ge=0, le=2 * 24 * 3600)
     """A ticket published again within this time is answered once; 0 remembers nothing."""
     dedupe_limit: int = Field(100_000, ge=1)
-    """Most tickets remembered of a partition, about 200 bytes of memory each; past it the oldest are forgotten."""
+    """Most tickets remembered of a partition, about 300 bytes of memory each; past it the oldest are forgotten."""
 
 
 class RouterSettings(_Section):

@@ -195,7 +195,7 @@ class Process:
     @property
     def slots(self) -> int:
         """How many are in use."""
-        return self.dispatcher.held
+        return self.dispatcher.slots.held
 
     async def close(self) -> None:
         calls = list(self.dispatcher._calls)

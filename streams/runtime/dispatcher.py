@@ -1,8 +1,8 @@
 """What a process begins next: waiting records become calls of the handler as slots come free.
 
 One loop turn at a time and without awaits, so that every decision sees a
-consistent state. Retries whose time has come go first, then live records, then
-parked ones that are due, then backfill with what is left over.
+consistent state. Retries whose time has come go first, then live records and
+parked ones that are due in turn, then backfill with what is left over.
 
 A slot is taken when a record begins and freed when its commit is through: slots
 in use are at the same time the records, and so the paid calls, that a crash
@@ -12,7 +12,7 @@ would do again.
 import asyncio
 import random
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Generic, TypeVar
 
@@ -27,6 +27,7 @@ from streams.runtime.headers import Parked
 from streams.runtime.lanes import Lane, backfill_room
 from streams.runtime.messages import Settled
 from streams.runtime.partition import Partition, Work
+from streams.runtime.slots import Slots
 from streams.runtime.stage import DeadLetter, Done, Result, Stage
 from streams.settings import KafkaSettings
 from workers.retry import Retry
@@ -52,16 +53,12 @@ class Dispatcher(Generic[T]):
         self.partitions: dict[TopicPartition, Partition[T]] = {}
         self.fetch_wanted = asyncio.Event()
         """Set when a partition has room for more records than it had."""
-        self.held = self.held_by_backfill = 0
-        """Slots in use: records that have begun and are not committed."""
-        self.in_flight_bytes = 0
+        self.slots = Slots(stage.max_in_flight, settings.max_in_flight_bytes)
         self._fail = fail
         self._calls: dict[asyncio.Task[None], Sequence[Work[T]]] = {}
         self._cancelled: set[asyncio.Task[None]] = set()
         self._again: dict[Lane, deque[Work[T]]] = {lane: deque() for lane in Lane}
         """Records that have begun before and may go on: their back-off is over, or their identity is free."""
-        self._aside: Counter[Lane] = Counter()
-        """Records that have begun and hold no slot: in a back-off, behind their identity, or about to go on."""
         self._turn: deque[Partition[T]] = deque()
         self._rng = random.Random()
         self._alarm: asyncio.TimerHandle | None = None
@@ -89,7 +86,7 @@ class Dispatcher(Generic[T]):
     def committed(self, works: Sequence[Work[T]]) -> None:
         """A commit is through: its slots are free."""
         for work in works:
-            self._free(work)
+            self.slots.release(work)
         self._dispatch_soon()
 
     def leave(self, partitions: Iterable[Partition[T]]) -> None:
@@ -98,10 +95,10 @@ class Dispatcher(Generic[T]):
             partition.leave()
             for work, handle in partition.resting.values():
                 handle.cancel()
-                self._set_aside(work, False)
+                self.slots.take_up(work)
             for behind in partition.behind.values():
                 for work in behind:
-                    self._set_aside(work, False)
+                    self.slots.take_up(work)
             partition.resting.clear()
             partition.behind.clear()
             if partition in self._turn:
@@ -149,29 +146,25 @@ class Dispatcher(Generic[T]):
         """What begins now, at most `size`: those that go on come first. Slots are taken at once, so that every further
         record is measured against them."""
         works: list[Work[T]] = []
-        end = self.held + size
+        end = self.slots.held + size
         for lane in lanes:
-            while self._again[lane] and self._may_hold(end):
+            while self._again[lane] and self.slots.may_hold(end):
                 self._admit(self._again[lane].popleft(), works)
-        for lane in lanes:
-            self._fill(works, end, lane)
+        self._fill(works, end, lanes)
         return works
-
-    def _may_hold(self, end: int) -> bool:
-        return self.held < end and self.in_flight_bytes < self.settings.max_in_flight_bytes
 
     def _room(self, max_calls: int) -> int:
         """How many records may begin, by slots and calls."""
         calls = max_calls - len(self._calls)
-        return max(0, min(self.stage.max_in_flight - self.held, calls * self.stage.batch_size))
+        return max(0, min(self.slots.free, calls * self.stage.batch_size))
 
     def _backfill_room(self) -> int:
         live = [p for p in self._turn if p.lane is Lane.LIVE]
         now = time.time()
         room = backfill_room(
             max_in_flight=self.stage.max_in_flight,
-            live_in_flight=self.held - self.held_by_backfill,
-            backfill_in_flight=self.held_by_backfill,
+            live_in_flight=self.slots.held - self.slots.held_by_backfill,
+            backfill_in_flight=self.slots.held_by_backfill,
             live_waiting=sum(len(p.waiting) for p in live) + len(self._again[Lane.LIVE]),
             oldest_live_s=max((now - p.oldest_s for p in live if p.oldest_s is not None), default=0.0),
             objective_s=self.settings.live_objective_s,
@@ -179,14 +172,14 @@ class Dispatcher(Generic[T]):
         # The last call is live's, too: a batch of the slow lane would hold up the next live one for all of its time.
         return min(room, self._room(max(1, self.stage.max_calls - 1)))
 
-    def _fill(self, works: list[Work[T]], end: int, lane: Lane) -> None:
-        """Take waiting records of a lane. As many of one partition as make a batch, so that they share a commit; then
-        another's turn comes."""
+    def _fill(self, works: list[Work[T]], end: int, lanes: Sequence[Lane]) -> None:
+        """Take waiting records of these lanes. As many of one partition as make a batch, so that they share a commit;
+        then another's turn comes, whether it holds live records or parked ones that are due."""
         idle = 0
-        while idle < len(self._turn) and self._may_hold(end):
+        while idle < len(self._turn) and self.slots.may_hold(end):
             partition = self._turn[0]
             self._turn.rotate(-1)
-            begun = partition.lane is lane and self._take(partition, works, end)
+            begun = partition.lane in lanes and self._take(partition, works, end)
             idle = 0 if begun else idle + 1
 
     def _take(self, partition: Partition[T], works: list[Work[T]], end: int) -> bool:
@@ -198,12 +191,7 @@ class Dispatcher(Generic[T]):
         size = self.stage.batch_size
         missing = size - len(works) % size if size > 1 else SINGLES
         begun = 0
-        while (
-            begun < missing
-            and waiting
-            and self._may_hold(end)
-            and self._aside[partition.lane] < self.stage.max_in_flight
-        ):
+        while begun < missing and waiting and self.slots.may_hold(end) and self.slots.may_begin(partition.lane):
             if waiting[0].due_s and (due_in_s := waiting[0].due_s - time.time()) > 0:
                 self._wake_in(due_in_s)
                 break
@@ -217,18 +205,17 @@ class Dispatcher(Generic[T]):
 
     def _admit(self, work: Work[T], works: list[Work[T]]) -> None:
         """A record's turn has come: among those that begin, behind its identity, or straight to its end."""
-        if work.aside:
-            self._set_aside(work, False)
+        self.slots.take_up(work)
         if work.partition.leaving:
             return
         if work.identity is not None and not work.has_turn:
             if (behind := work.partition.behind.get(work.identity)) is not None:
                 behind.append(work)
-                self._set_aside(work, True)
+                self.slots.set_aside(work)
                 return
             work.partition.behind[work.identity] = deque()
             work.has_turn = True
-        self._hold(work)
+        self.slots.hold(work)
         if work.poison is not None:
             self._settle(work, work.poison, mark=False)
         elif self.stage.duplicate and work.record and self._was_seen(work):
@@ -307,12 +294,12 @@ class Dispatcher(Generic[T]):
     # -- what rests ---------------------------------------------------------------------------------------------
 
     def _rest(self, work: Work[T], delay_s: float) -> None:
-        self._free(work)
+        self.slots.release(work)
         if work.partition.leaving:
             return
         handle = asyncio.get_running_loop().call_later(delay_s, self._rested, work)
         work.partition.resting[work.source.offset] = (work, handle)
-        self._set_aside(work, True)
+        self.slots.set_aside(work)
 
     def _rested(self, work: Work[T]) -> None:
         del work.partition.resting[work.source.offset]
@@ -326,35 +313,18 @@ class Dispatcher(Generic[T]):
             return
         work, handle = resting
         handle.cancel()
-        self._set_aside(work, False)
+        self.slots.take_up(work)
         now = time.time()
         written_s = work.record.timestamp_s if work.record else 0.0
         due_s = max(now + PARK_S, now + handle.when() - asyncio.get_running_loop().time())
-        self._hold(work)
+        self.slots.hold(work)
         parked = Parked(work.origin, written_s, work.attempts, work.first_failed_s or now, due_s)
         self._settle(work, parked, mark=True)
 
-    # -- slots --------------------------------------------------------------------------------------------------
-
-    def _hold(self, work: Work[T]) -> None:
-        self.held += 1
-        self.held_by_backfill += work.partition.lane is Lane.BACKFILL
-        self.in_flight_bytes += work.size_bytes
-
-    def _set_aside(self, work: Work[T], aside: bool) -> None:
-        """Count a record that has begun and holds no slot, or no longer."""
-        work.aside = aside
-        self._aside[work.partition.lane] += 1 if aside else -1
-
     def _drop(self, work: Work[T]) -> None:
         """A result that nobody will commit: its record is done again by the partition's next owner."""
-        self._free(work)
+        self.slots.release(work)
         metrics.DROPPED.labels(self.stage.name).inc()
-
-    def _free(self, work: Work[T]) -> None:
-        self.held -= 1
-        self.held_by_backfill -= work.partition.lane is Lane.BACKFILL
-        self.in_flight_bytes -= work.size_bytes
 
     def _wake_in(self, delay_s: float) -> None:
         """Dispatch again after a while; the earliest wish counts."""

@@ -21,7 +21,7 @@ def update(stage: str, dispatcher: Dispatcher[Any], consumer: AIOKafkaConsumer) 
         metrics.IN_FLIGHT.labels(stage, lane).set(sum(p.in_flight for p in of_lane))
         metrics.UNFINISHED.labels(stage, lane).set(sum(_unfinished(p, consumer) for p in of_lane))
         metrics.OLDEST_SECONDS.labels(stage, lane).set(max((now - s for s in oldest_s), default=0.0))
-    metrics.EXPOSED.labels(stage).set(dispatcher.held)
+    metrics.EXPOSED.labels(stage).set(dispatcher.slots.held)
     metrics.METADATA_BYTES.labels(stage).set(
         max((len(offset_metadata.encode(p.offsets.commit_point())) for p in partitions), default=0)
     )

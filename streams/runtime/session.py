@@ -10,7 +10,7 @@ Invariants:
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import Any, Generic, TypeVar
 
@@ -23,6 +23,7 @@ from msgspec import Struct
 
 from schemas.topics import BACKFILL, SEEN
 from streams.runtime import gauges, group, seen
+from streams.runtime.closing import CLOSE_LIMIT_S, closed
 from streams.runtime.delivery import MAX_REQUEST_BYTES, Delivery, delivery
 from streams.runtime.dispatcher import Dispatcher
 from streams.runtime.offsets import CommitPoint
@@ -39,8 +40,6 @@ POLL_MS = 500
 """How long a poll waits for records."""
 POLL_RECORDS = 500
 """Most records of one poll: decoding them holds up everything else for a few milliseconds."""
-CLOSE_LIMIT_S = 3.0
-"""A client whose broker is gone may never finish closing; past this it is left to the garbage collector."""
 IDLE_LIMIT_MS = 2**31 - 1
 """aiokafka puts a member that has not polled for this long out of the group and does not let it back in. A process that
 hangs is /healthz's to report."""
@@ -307,18 +306,3 @@ async def _quiet(partitions: Sequence[Partition[T]], limit_s: float) -> bool:
             if time.monotonic() >= deadline:
                 return all(p.quiet for p in partitions)
     return True
-
-
-async def closed(close: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """Close a client; what it says on its way out changes nothing, since its work is committed or will be redone."""
-    # In a task of its own: a client that was fetching from a lost broker ends its stop with a stray CancelledError,
-    # which here would read as our own cancellation.
-    stopping = asyncio.create_task(close())
-    _, late = await asyncio.wait({stopping}, timeout=CLOSE_LIMIT_S)
-    if late:
-        stopping.cancel()
-        await asyncio.wait({stopping}, timeout=1.0)
-    if not stopping.done() or stopping.cancelled():
-        log.info("client_close_failed", error="cancelled" if stopping.done() else "no end")
-    elif error := stopping.exception():
-        log.info("client_close_failed", error=type(error).__name__)

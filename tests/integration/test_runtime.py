@@ -15,7 +15,7 @@ from schemas.events import Event
 from schemas.tickets import Ticket
 from schemas.topics import ANSWERS, TICKETS
 from streams.local.embedded_kafka import EmbeddedKafka
-from streams.runtime import delivery, session
+from streams.runtime import closing, delivery, session
 from streams.runtime import loop as runtime
 from streams.runtime.clock import utc_now
 from streams.runtime.loop import StageLoop
@@ -317,7 +317,7 @@ async def test_a_client_that_ends_with_a_stray_cancellation_is_closed() -> None:
         async def stop(self) -> None:
             raise asyncio.CancelledError
 
-    await session.closed(Client().stop)
+    await closing.closed(Client().stop)
 
 
 async def test_a_rebalance_under_load_does_not_wait_for_idle_partitions(settings: KafkaSettings) -> None:

@@ -93,14 +93,29 @@ async def test_the_slow_lane_has_its_own_batches_and_never_the_last_call() -> No
         assert all(name.startswith("slow") for call in worker.calls[1:] for name in call.names)
 
 
-async def test_parked_records_come_after_live_ones_and_before_backfill() -> None:
-    """When they are due."""
+async def test_parked_records_take_turns_with_live_ones_and_come_before_backfill() -> None:
+    """When they are due: neither a flood of live records nor one of parked ones may starve the other."""
     worker = Worker()
     async with processing(worker, max_in_flight=4) as process:
         partitions = [process.open(twin=twin) for twin in (BACKFILL, RETRY, "")]
         process.dispatcher.arrived({p.id: [polled(0, p.lane, p.id), polled(1, p.lane, p.id)] for p in partitions})
         await until(lambda: len(worker.begun) == 4)
-        assert worker.begun == [Lane.LIVE, Lane.LIVE, Lane.RETRY, Lane.RETRY]
+        assert sorted(worker.begun) == [Lane.LIVE, Lane.LIVE, Lane.RETRY, Lane.RETRY]
+
+
+async def test_a_flood_of_live_records_does_not_starve_parked_ones() -> None:
+    """One slot, taken by one partition after the other."""
+    worker = Worker()
+    async with processing(worker, max_in_flight=1) as process:
+        live, parked = process.open(), process.open(twin=RETRY)
+        process.dispatcher.arrived(
+            {
+                live.id: [polled(o, f"live{o}") for o in range(100)],
+                parked.id: [polled(0, "parked", parked.id)],
+            }
+        )
+        await worked_off(worker, lambda: "parked" in worker.begun)
+        assert len(worker.begun) <= 3
 
 
 async def test_backfill_in_a_back_off_does_not_hold_back_live_records() -> None:
