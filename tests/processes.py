@@ -99,6 +99,7 @@ async def goes_on(of: Processes, ids: Sequence[str]) -> None:
     latest = max(ids, default="")
 
     def later() -> set[str]:
+        assert any(process.popen.poll() is None for process in of.started), "every process has ended"
         return {i for process in of.started for i in process.answered() if i > latest}
 
     await until(lambda: len(later()) > 20)
