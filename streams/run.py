@@ -19,8 +19,8 @@ import structlog
 from schemas.events import StageName
 from streams import checker, router, tier1, tier2
 from streams.runtime import metrics
+from streams.runtime.group import DuplicateInstanceError
 from streams.runtime.loop import StageLoop, relax_collector
-from streams.runtime.session import DuplicateInstanceError
 from streams.runtime.stage import Stage
 from streams.settings import Settings, SettingsError
 
@@ -129,8 +129,9 @@ async def _run(stage: Stage[Any], settings: Settings) -> int:
     watcher = asyncio.create_task(watch_engine())
     try:
         await loop.run()
-    except DuplicateInstanceError as exc:
-        log.error("stage_stopped", error=str(exc), next="give each process its own and start again")
+    except DuplicateInstanceError:
+        name = f"kafka.group_instance_id {settings.kafka.group_instance_id}"
+        log.error("stage_stopped", error=f"{name} is used by another process, too", next="give each its own")
         return 2
     except Exception:
         log.exception("stage_failed", next="exiting, so that the supervisor starts it again")

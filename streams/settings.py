@@ -43,6 +43,9 @@ class KafkaSettings(_Section):
     replication_factor: int = Field(1, ge=1)
     group_instance_id: str | None = None
     """A name of this process that stays the same over a restart: with it a restart moves no partition."""
+    session_timeout_s: float = Field(10.0, ge=6)
+    """How long the group waits for a process that is silent before its partitions move. With a group_instance_id a
+    restart must be over by then."""
     drain_s: float = Field(20.0, gt=0)
     """How long work in flight may take to finish when partitions move or the process is told to stop."""
     transaction_timeout_s: float = Field(10.0, gt=0)

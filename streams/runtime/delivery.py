@@ -190,13 +190,17 @@ def _appended(batch: BatchBuilder, message: Message) -> bool:
 def _partition_of(message: Message, partitions: int) -> int:
     if message.partition is not None:
         return message.partition
-    return random.randrange(partitions) if message.key is None else _hash(message.key) % partitions
+    if message.key is None:
+        return random.randrange(partitions)
+    # Only short keys are kept: a record's key may be as large as the record.
+    hashed = _hash(message.key) if len(message.key) <= 256 else murmur2(message.key)
+    return int(hashed & 0x7FFFFFFF) % partitions
 
 
 @lru_cache(maxsize=4096)
 def _hash(key: bytes) -> int:
     """As every Kafka client's default partitioner; an answer and its event share a key."""
-    return int(murmur2(key)) & 0x7FFFFFFF
+    return int(murmur2(key))
 
 
 async def timed_commit(stage: str, delivery: Delivery, messages: Sequence[Message], point: CommitPoint) -> None:

@@ -308,10 +308,14 @@ class Dispatcher(Generic[T]):
 
     def _park_lowest(self, partition: Partition[T]) -> None:
         """Move a record that rests out of the way of the commit point: to the retry topic, to be tried when due."""
-        resting = partition.resting.pop(partition.offsets.lowest, None)
-        if resting is None:
+        offset = partition.offsets.lowest
+        if offset not in partition.resting:
             return
-        work, handle = resting
+        work, handle = partition.resting[offset]
+        if work.size_bytes > self.stage.topic.max_message_bytes:
+            # It came in compressed, and the retry topic would not take it: it stays, and the partition waits.
+            return
+        del partition.resting[offset]
         handle.cancel()
         self.slots.take_up(work)
         now = time.time()

@@ -14,8 +14,6 @@ from streams.runtime.offsets import CommitPoint
 TRIES = 20
 RETRY_S = 0.25
 """A coordinator that has just moved loads its groups first: 5 s in all."""
-TAKEN_LIMIT, TAKEN_WITHIN_S = 3, 120.0
-"""An instance id that is taken over this often, within this time, is used twice."""
 
 
 async def commit_points(
@@ -58,23 +56,41 @@ async def member_of(admin: AIOKafkaAdminClient, group: str, instance_id: str) ->
     return None
 
 
+class InstanceTakenError(Exception):
+    """Somebody else is the group's member under our instance id."""
+
+
+class DuplicateInstanceError(Exception):
+    """Another process runs under this one's kafka.group_instance_id."""
+
+
 class InstanceWatch:
-    """Whether another process runs under our instance id: it then throws us out of the group, and we it, for ever."""
+    """Whether another process runs under our instance id. Both would throw each other out of the group for ever.
+
+    A stranger in our place proves nothing: a join whose answer was lost has made a stranger of ourselves. So whoever
+    finds one stays away for longer than the group waits for a silent member. Nobody can be there then but somebody
+    else, alive; and since that one was left alone, only one of the two ends.
+    """
 
     def __init__(self) -> None:
         self._ours: str | None = None
-        self._taken_s: list[float] = []
+        self._stayed_away = False
 
     def joined(self, member_id: str | None) -> None:
         """We have just joined, as this member."""
-        self._ours = member_id
+        self._ours, self._stayed_away = member_id, False
 
-    def taken(self, member_id: str | None, now: float) -> bool:
-        """The group's member under our id is this one. Whether that can't be us any more.
+    def stay_away(self) -> None:
+        """We have left our place to the stranger for long enough."""
+        self._stayed_away = True
 
-        Once proves nothing: a join whose answer was lost has made us another member, too.
+    def check(self, member_id: str | None) -> None:
+        """The group's member under our id is this one.
+
+        Raises: InstanceTakenError if it isn't us; DuplicateInstanceError if we had stayed away.
         """
         if self._ours is None or member_id in (None, self._ours):
-            return False
-        self._taken_s = [*(s for s in self._taken_s if now - s < TAKEN_WITHIN_S), now]
-        return len(self._taken_s) >= TAKEN_LIMIT
+            return
+        if self._stayed_away:
+            raise DuplicateInstanceError
+        raise InstanceTakenError

@@ -40,15 +40,19 @@ def _moment(now: float) -> bytes:
     return datetime.fromtimestamp(now, UTC).isoformat().encode()
 
 
-@lru_cache(maxsize=256)
 def next_traceparent(stage: str, origin: Origin, incoming: Headers) -> bytes:
-    """The incoming trace with this stage's own span; a new trace where the record came without one. One for all outputs
-    of a record, hence the cache."""
-    digest = hashlib.sha256(f"{stage}/{origin}".encode()).hexdigest()
+    """The incoming trace with this stage's own span; a new trace where the record came without one."""
+    digest = _digest(stage, origin)
     parent = next((value for name, value in incoming if name == "traceparent"), b"")
     match = _TRACEPARENT.fullmatch(parent or b"")
-    trace_id, flags = (match[1], match[3]) if match else (digest[:32].encode(), b"01")
-    return b"00-" + trace_id + b"-" + digest[32:48].encode() + b"-" + flags
+    trace_id, flags = (match[1], match[3]) if match else (digest[:32], b"01")
+    return b"00-" + trace_id + b"-" + digest[32:48] + b"-" + flags
+
+
+@lru_cache(maxsize=256)
+def _digest(stage: str, origin: Origin) -> bytes:
+    """One for all outputs of a record."""
+    return hashlib.sha256(f"{stage}/{origin}".encode()).hexdigest().encode()
 
 
 _PARKED = "headgate-parked-"

@@ -12,7 +12,7 @@ from aiokafka.errors import KafkaError
 from msgspec import Struct
 
 from streams.runtime import metrics
-from streams.runtime.group import InstanceWatch
+from streams.runtime.group import InstanceTakenError, InstanceWatch
 from streams.runtime.session import Session
 from streams.runtime.stage import Stage
 from streams.settings import KafkaSettings
@@ -44,7 +44,7 @@ class StageLoop(Generic[T]):
         self.client_id = f"headgate-{stage.name}-{uuid.uuid4().hex[:8]}"
         self.stopping = asyncio.Event()
         self._session: Session[T] | None = None
-        self._started = time.monotonic()
+        self._beat = time.monotonic()
 
     @property
     def joined(self) -> bool:
@@ -54,7 +54,7 @@ class StageLoop(Generic[T]):
     @property
     def beat(self) -> float:
         """When the loop last moved, by time.monotonic: an old beat means that it hangs."""
-        return self._session.beat if self._session else self._started
+        return max(self._beat, self._session.beat if self._session else 0.0)
 
     def stop(self) -> None:
         """Finish what is in flight, commit it, and leave."""
@@ -72,10 +72,17 @@ class StageLoop(Generic[T]):
             self._session = Session(self.stage, self.settings, self.group, self.client_id, self.instance)
             try:
                 await self._session.run(self.stopping)
+            except InstanceTakenError:
+                log.warning(
+                    "group_instance_id_taken",
+                    setting=f"kafka.group_instance_id {self.settings.group_instance_id}",
+                    next="staying away to see whether somebody else uses it",
+                )
+                await self._pause(self.settings.session_timeout_s + 2.0)
+                self.instance.stay_away()
             except KafkaError as exc:
                 if time.monotonic() - started > RECONNECT_S[1]:
                     pause_s = RECONNECT_S[0]
-                self._session.joined = False
                 metrics.RECONNECTS.labels(self.stage.name).inc()
                 log.warning(
                     "kafka_session_ended",
@@ -83,7 +90,15 @@ class StageLoop(Generic[T]):
                     consequence="uncommitted work of this process will be done again",
                     reconnect_in_s=pause_s,
                 )
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(self.stopping.wait(), pause_s)
+                await self._pause(pause_s)
                 pause_s = min(pause_s * 2, RECONNECT_S[1])
-                self._started = time.monotonic()
+
+    async def _pause(self, seconds: float) -> None:
+        """Wait between two sessions, or until told to stop."""
+        if self._session:
+            self._session.joined = False
+        deadline = time.monotonic() + seconds
+        while not self.stopping.is_set() and (left_s := deadline - time.monotonic()) > 0:
+            self._beat = time.monotonic()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self.stopping.wait(), min(left_s, 1.0))

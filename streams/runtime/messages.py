@@ -18,6 +18,10 @@ from streams.runtime.stage import DeadLetter, Done, Headers, Origin, Output
 
 FRAME_BYTES = 1024
 """More than what Kafka's own framing adds to a message (a batch header of 61 bytes, a few bytes a field)."""
+CUT_BYTES = 16 * 1024
+"""How much stays of a key, and of the headers together, where a record has to be cut."""
+TICKET_ID_BYTES = 256
+"""How much of a buried record's key its event names."""
 
 
 class Settled(Struct, frozen=True):
@@ -92,8 +96,7 @@ def messages_for(
         yield Message(topic, source.key, source.value, parked_headers(result, incoming), RETRY)
         return
     if isinstance(result, DeadLetter):
-        headers = dead_letter_headers(stage, settled.origin, result, settled.attempts, now, incoming)
-        yield _buried(source, headers)
+        yield _buried(source, stage, settled, result, now)
         event = _dead_lettered(stage, settled.origin, result, source, now)
         outputs: tuple[Output, ...] = (Output(EVENTS, event.ticket_id, event),)
     else:
@@ -105,16 +108,32 @@ def messages_for(
         yield Message(output.topic, output.key.encode(), encode(output.value), headers, twin)
 
 
-def _buried(source: ConsumerRecord, headers: Headers) -> Message:
+def _buried(source: ConsumerRecord, stage: StageName, settled: Settled, letter: DeadLetter, now: float) -> Message:
     """The record as it came. Only what Kafka can't carry changes: a record with neither key nor value gets an empty
-    key, and a value that its producer had compressed below every limit is cut."""
+    key, and one that its producer had compressed below every limit is cut, the value last."""
+
+    def headers(incoming: Headers) -> Headers:
+        return dead_letter_headers(stage, settled.origin, letter, settled.attempts, now, incoming)
+
     key = b"" if source.key is None and source.value is None else source.key
-    letter = Message(DEAD_LETTERS, key, source.value, headers)
-    if letter.excess_bytes <= 0:
-        return letter
-    cut_bytes = str(len(source.value or b"")).encode()
-    letter = Message(DEAD_LETTERS, key, source.value, (*headers, ("headgate-cut-from-bytes", cut_bytes)))
-    return msgspec.structs.replace(letter, value=(source.value or b"")[: -letter.excess_bytes])
+    incoming = tuple(source.headers)
+    whole = Message(DEAD_LETTERS, key, source.value, headers(incoming))
+    if whole.excess_bytes <= 0:
+        return whole
+    value = source.value or b""
+    cut = ("headgate-cut-from-bytes", str(len(value)).encode())
+    key = None if key is None else key[:CUT_BYTES]
+    rest = Message(DEAD_LETTERS, key, value, (*headers(tuple(_small(incoming))), cut))
+    return msgspec.structs.replace(rest, value=value[: len(value) - max(0, rest.excess_bytes)])
+
+
+def _small(headers: Headers) -> Iterator[tuple[str, bytes]]:
+    """The headers of a record that has to be cut: in their order, as long as they are small together."""
+    size_bytes = 0
+    for name, value in headers:
+        size_bytes += len(name) + len(value or b"")
+        if size_bytes <= CUT_BYTES:
+            yield name, value
 
 
 def _dead_lettered(stage: StageName, origin: Origin, letter: DeadLetter, source: ConsumerRecord, now: float) -> Event:
@@ -123,7 +142,7 @@ def _dead_lettered(stage: StageName, origin: Origin, letter: DeadLetter, source:
         at=datetime.fromtimestamp(now, UTC),
         stage=stage,
         outcome="dead_lettered",
-        ticket_id=TicketId((source.key or b"").decode("utf-8", "replace")),
+        ticket_id=TicketId((source.key or b"")[:TICKET_ID_BYTES].decode("utf-8", "replace")),
         reasons=(letter.exception,),
         age_s=max(0.0, now - source.timestamp / 1000),
     )

@@ -26,6 +26,7 @@ from streams.runtime import gauges, group, seen
 from streams.runtime.closing import CLOSE_LIMIT_S, closed
 from streams.runtime.delivery import MAX_REQUEST_BYTES, Delivery, delivery
 from streams.runtime.dispatcher import Dispatcher
+from streams.runtime.group import InstanceTakenError
 from streams.runtime.offsets import CommitPoint
 from streams.runtime.partition import Partition
 from streams.runtime.seen import SeenTickets
@@ -49,10 +50,6 @@ METADATA_REFRESH_S = 30.0
 """How soon partitions that were added to a topic are found."""
 
 
-class DuplicateInstanceError(Exception):
-    """Another process runs under this one's kafka.group_instance_id."""
-
-
 class Session(Generic[T]):
     """The consumer, the dispatcher, and one delivery a partition, until a stop or the first failure."""
 
@@ -68,6 +65,8 @@ class Session(Generic[T]):
         """Whether the group has given this process its partitions (possibly none)."""
         self.beat = time.monotonic()
         self.instance = instance
+        self._counts: dict[str, int] = {}
+        """Partitions of each topic when we joined."""
         self.leaving = False
         """Set once: an assignment that still comes opens nothing."""
         self.failed: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
@@ -81,6 +80,7 @@ class Session(Generic[T]):
             isolation_level="read_committed",
             enable_auto_commit=False,
             auto_offset_reset="earliest",
+            session_timeout_ms=int(settings.session_timeout_s * 1000),
             heartbeat_interval_ms=HEARTBEAT_MS,
             rebalance_timeout_ms=int(settings.drain_s * 1000) + 10_000,
             max_poll_interval_ms=IDLE_LIMIT_MS,
@@ -91,7 +91,7 @@ class Session(Generic[T]):
     async def run(self, stopping: asyncio.Event) -> None:
         """Work until told to stop.
 
-        Raises: KafkaError; DuplicateInstanceError; whatever a worker's bug raises.
+        Raises: KafkaError; InstanceTakenError, DuplicateInstanceError; whatever a worker's bug raises.
         """
         self.consumer.subscribe(self.topics, listener=_Listener(self))
         membership = asyncio.create_task(self._fetch(), name=f"{self.stage.name}-fetch")
@@ -147,6 +147,7 @@ class Session(Generic[T]):
                 gauges.update(self.stage.name, self.dispatcher, self.consumer)
                 # Ages grow by themselves, and with them what the lanes may begin.
                 self.dispatcher.dispatch()
+                self.follow_topics()
                 await asyncio.wait((stop, self.failed), timeout=1.0, return_when=asyncio.FIRST_COMPLETED)
         finally:
             stop.cancel()
@@ -164,7 +165,8 @@ class Session(Generic[T]):
             points = await self._starts(list(deliveries))
             memories = self._memories(deliveries)
             await seen.load(self.settings.bootstrap_servers, {self._memory_of(p): m for p, m in memories.items()})
-            if self.leaving:
+            if self.leaving or not self.consumer.assignment() >= set(deliveries):
+                # The group has moved on meanwhile, and will say what is ours.
                 return
             opened = True
             for partition, its_delivery in deliveries.items():
@@ -248,7 +250,7 @@ class Session(Generic[T]):
     async def check_instance(self, joined: bool = False) -> None:
         """Look who is the group's member under our instance id: right after joining that is us.
 
-        Raises: DuplicateInstanceError.
+        Raises: InstanceTakenError, DuplicateInstanceError.
         """
         instance_id = self.settings.group_instance_id
         if instance_id is None:
@@ -257,10 +259,28 @@ class Session(Generic[T]):
             member_id = await group.member_of(self.admin, self.group, instance_id)
             if joined:
                 self.instance.joined(member_id)
-            elif self.instance.taken(member_id, time.monotonic()):
-                raise DuplicateInstanceError(
-                    f"kafka.group_instance_id {instance_id} is used by another process too: each needs its own"
-                )
+            else:
+                self.instance.check(member_id)
+
+    def follow_topics(self) -> None:
+        """Ask for a rebalance when a topic has more partitions than when we joined. aiokafka's leader sees to that; but
+        a static member that comes back leads without being told so, and then nobody does."""
+        counts = self._partition_counts()
+        if self.settings.group_instance_id and self._counts and counts != self._counts:
+            self._counts = counts
+            log.info("partitions_added", partitions=counts)
+            self.consumer.subscribe(self.topics, listener=_Listener(self))
+
+    def remember_topics(self) -> None:
+        """We have joined, with the partitions that there are."""
+        self._counts = self._partition_counts()
+
+    def forget_topics(self) -> None:
+        """A rebalance is under way: asking for another would only break it off."""
+        self._counts = {}
+
+    def _partition_counts(self) -> dict[str, int]:
+        return {topic: len(self.consumer.partitions_for_topic(topic) or ()) for topic in self.topics}
 
 
 class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
@@ -273,22 +293,32 @@ class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
     async def on_partitions_revoked(self, revoked: set[TopicPartition]) -> None:
         session = self.session
         owned = session.dispatcher.partitions
+        session.forget_topics()
         try:
             await session.drain([owned[p] for p in revoked if p in owned])
             await session.check_instance()
+        except InstanceTakenError as exc:
+            session.fail(exc)
+            # Returning would join, and throw the other one out; the session's end cancels this.
+            await asyncio.Event().wait()
         except Exception as exc:
             session.fail(exc)
 
     async def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None:
-        try:
-            await self.session.open(assigned)
-            await self.session.check_instance(joined=True)
-        except Exception as exc:
-            self.session.fail(exc)
+        session = self.session
+        if session.leaving:
+            # Opening would only keep the group waiting for our leave.
             return
-        self.session.joined = True
+        try:
+            await session.open(assigned)
+            await session.check_instance(joined=True)
+        except Exception as exc:
+            session.fail(exc)
+            return
+        session.remember_topics()
+        session.joined = True
         log.info(
-            "partitions_assigned", partitions=sorted(p.partition for p in assigned if p.topic == self.session.topics[0])
+            "partitions_assigned", partitions=sorted(p.partition for p in assigned if p.topic == session.topics[0])
         )
 
 

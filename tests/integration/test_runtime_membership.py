@@ -89,6 +89,9 @@ async def test_two_processes_of_one_instance_id_are_told_apart(processes: Proces
         (other,) = (p for p in pair if p is not ended)
         assert ended.popen.returncode == 2
         assert any("kafka.group_instance_id" in str(event.get("error")) for event in ended.events("stage_stopped"))
+        # Whatever the ended one did last, the other hears of with its next heartbeat, 3 s later at most.
+        seen = len(ids)
+        await until(lambda: len(ids) > seen + 200)
         await until(lambda: other.partitions() == [0, 1, 2])
         await goes_on(processes, ids)
     await assert_answered_once(processes, ids)

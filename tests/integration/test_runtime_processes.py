@@ -64,26 +64,6 @@ async def test_kills_at_any_moment_do_every_record_once(processes: Processes) ->
     await until(lambda: grown(len(ids)))
 
 
-@pytest.mark.parametrize("hold", ["handler", "commit"])
-async def test_a_zombie_writes_nothing(processes: Processes, hold: str) -> None:
-    """A frozen process whose partitions moved drops its batch when it wakes, and joins again."""
-    await write_tickets(processes.servers, processes.prefix, IDS)
-    zombie = processes.start("zombie", HOLD=hold)
-    await until(zombie.is_held)
-    zombie.popen.send_signal(signal.SIGSTOP)
-    successor = processes.start("successor")
-    assert await answers(processes, len(IDS)) == Counter(IDS)
-    zombie.open_gate()
-    zombie.popen.send_signal(signal.SIGCONT)
-    # Woken, it either meets the fence, which ends its session, or first hears that its partitions were revoked; and it
-    # may have begun to join again before that: then the group waits for the old member to expire.
-    await until(lambda: len(zombie.partitions()) == len(successor.partitions()) == 1, limit_s=90)
-    more = [f"u{i:03}" for i in range(40)]
-    await write_tickets(processes.servers, processes.prefix, more)
-    assert await answers(processes, len(IDS) + len(more)) == Counter(IDS + more)
-    assert zombie.end(signal.SIGTERM) == 0
-
-
 async def test_partitions_spread_over_two_processes_and_move_when_one_stops(processes: Processes) -> None:
     """Adding a process takes half of the work, a clean stop gives it back at once."""
     first = processes.start("first")
