@@ -16,7 +16,7 @@ from schemas.codec import decode, encode
 from schemas.events import Event
 from schemas.tickets import Ticket, TicketId
 from schemas.topics import ANSWERS, EVENTS
-from streams.runtime.headers import output_headers
+from streams.runtime.headers import OutputHeaders
 from streams.runtime.stage import Done, Headers, Origin, Output
 
 TICKET_BYTES = 1024
@@ -55,8 +55,9 @@ def answered(value: Ticket, origin: Origin) -> Done:
 def outputs(value: bytes, origin: Origin, incoming: Headers, now: float) -> Iterator[Sent]:
     """Decode a ticket and build what is sent for it; `now`, seconds since the epoch, is one for a whole poll."""
     done = answered(decode(Ticket, value), origin)
+    headers_of = OutputHeaders("router", origin, now, incoming)
     for number, output in enumerate((*done.outputs, Output(EVENTS, done.event.ticket_id, done.event))):
-        headers = output_headers("router", type(output.value).__name__, origin, number, now, incoming)
+        headers = headers_of.of(type(output.value).__name__, number)
         yield Sent(output.topic.name, output.key.encode(), encode(output.value), headers)
 
 

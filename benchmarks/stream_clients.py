@@ -125,7 +125,7 @@ async def runtime(stage: Stage[Ticket], servers: str, prefix: str, log_level: st
 
 def batches() -> Stage[Ticket]:
     """A stage like the router and the checker: batches of 64."""
-    return Stage("router", TICKETS, Ticket, answer_batch, batch_size=64, max_in_flight=4_000)
+    return Stage("router", TICKETS, Ticket, answer_batch, batch_size=64, max_in_flight=8_000)
 
 
 SUBJECTS: dict[str, Callable[[str, str], Awaitable[None]]] = {
@@ -133,7 +133,7 @@ SUBJECTS: dict[str, Callable[[str, str], Awaitable[None]]] = {
     "transactional": transactional,
     "batch": lambda servers, prefix: runtime(batches(), servers, prefix),
     "batch_logged": lambda servers, prefix: runtime(batches(), servers, prefix, "info"),
-    "single": lambda servers, prefix: runtime(calls(0.0, 4_000), servers, prefix),
+    "single": lambda servers, prefix: runtime(calls(0.0, 8_000), servers, prefix),
     "calls_50ms": lambda servers, prefix: runtime(calls(0.05, CALLS_IN_FLIGHT), servers, prefix),
     "calls_2s": lambda servers, prefix: runtime(calls(2.0, CALLS_IN_FLIGHT), servers, prefix),
 }

@@ -150,8 +150,8 @@ async def _send(producer: AIOKafkaProducer, prefix: str, messages: Sequence[Mess
     """
     # One after the other: the first that is awaited takes as long as all of them.
     sent = [
-        await producer.send_batch(batch, at.topic, partition=at.partition)
-        for at, batch in await _batches(producer, prefix, messages)
+        await producer.send_batch(batch, topic, partition=partition)
+        for (topic, partition), batch in await _batches(producer, prefix, messages)
     ]
     try:
         for delivered in sent:
@@ -164,27 +164,25 @@ async def _send(producer: AIOKafkaProducer, prefix: str, messages: Sequence[Mess
 
 async def _batches(
     producer: AIOKafkaProducer, prefix: str, messages: Sequence[Message]
-) -> list[tuple[TopicPartition, BatchBuilder]]:
-    """The messages by partition, in batches of our own: sent one by one, each costs aiokafka three times as much."""
+) -> list[tuple[tuple[str, int], BatchBuilder]]:
+    """The messages by topic and partition, in batches of our own: sent one by one, each costs aiokafka three times as
+    much."""
     partitions: dict[str, int] = {}
-    full: list[tuple[TopicPartition, BatchBuilder]] = []
-    open_: dict[TopicPartition, BatchBuilder] = {}
+    full: list[tuple[tuple[str, int], BatchBuilder]] = []
+    open_: dict[tuple[str, int], BatchBuilder] = {}
     for message in messages:
         topic = prefix + message.topic_name
         if topic not in partitions:
             partitions[topic] = len(await producer.partitions_for(topic))
-        at = TopicPartition(topic, _partition_of(message, partitions[topic]))
-        while (batch := open_.get(at)) is None or not _appended(batch, message):
+        at = (topic, _partition_of(message, partitions[topic]))
+        # An empty batch has room for a message of any size.
+        while (batch := open_.get(at)) is None or not batch.append(
+            timestamp=None, key=message.key, value=message.value, headers=list(message.headers)
+        ):
             if batch is not None:
                 full.append((at, batch))
             open_[at] = producer.create_batch()
     return [*full, *open_.items()]
-
-
-def _appended(batch: BatchBuilder, message: Message) -> bool:
-    """Whether the batch had room; an empty one has, for a message of any size."""
-    headers = list(message.headers)
-    return batch.append(timestamp=None, key=message.key, value=message.value, headers=headers) is not None
 
 
 def _partition_of(message: Message, partitions: int) -> int:

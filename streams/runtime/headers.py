@@ -14,14 +14,23 @@ REQUEUE_OF = "headgate-requeue-of"
 """On a record that was published again from the dead letters: which of them it was, as PARTITION/OFFSET there."""
 
 
-def output_headers(stage: str, record_type: str, origin: Origin, number: int, now: float, incoming: Headers) -> Headers:
-    """Headers of output `number` that `stage` makes of the record at `origin`. The same input gives the same ce_id."""
-    return (
-        *_constant_headers(stage, record_type),
-        ("ce_id", f"{stage}/{origin}/{number}".encode()),
-        ("ce_time", _moment(now)),
-        ("traceparent", next_traceparent(stage, origin, incoming)),
-    )
+class OutputHeaders:
+    """The headers of everything that `stage` makes of the record at `origin`."""
+
+    def __init__(self, stage: str, origin: Origin, now: float, incoming: Headers) -> None:
+        self._stage = stage
+        self._source = f"{stage}/{origin}"
+        self._time = _moment(now)
+        self._traceparent = _traceparent(self._source, incoming)
+
+    def of(self, record_type: str, number: int) -> Headers:
+        """Of output `number`. The same input gives the same ce_id."""
+        return (
+            *_constant_headers(self._stage, record_type),
+            ("ce_id", f"{self._source}/{number}".encode()),
+            ("ce_time", self._time),
+            ("traceparent", self._traceparent),
+        )
 
 
 @lru_cache(maxsize=64)
@@ -42,17 +51,15 @@ def _moment(now: float) -> bytes:
 
 def next_traceparent(stage: str, origin: Origin, incoming: Headers) -> bytes:
     """The incoming trace with this stage's own span; a new trace where the record came without one."""
-    digest = _digest(stage, origin)
+    return _traceparent(f"{stage}/{origin}", incoming)
+
+
+def _traceparent(source: str, incoming: Headers) -> bytes:
+    digest = hashlib.sha256(source.encode()).hexdigest().encode()
     parent = next((value for name, value in incoming if name == "traceparent"), b"")
     match = _TRACEPARENT.fullmatch(parent or b"")
     trace_id, flags = (match[1], match[3]) if match else (digest[:32], b"01")
     return b"00-" + trace_id + b"-" + digest[32:48] + b"-" + flags
-
-
-@lru_cache(maxsize=256)
-def _digest(stage: str, origin: Origin) -> bytes:
-    """One for all outputs of a record."""
-    return hashlib.sha256(f"{stage}/{origin}".encode()).hexdigest().encode()
 
 
 _PARKED = "headgate-parked-"

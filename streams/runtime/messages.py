@@ -12,7 +12,7 @@ from schemas.events import Event, StageName
 from schemas.tickets import TicketId
 from schemas.topics import BACKFILL, DEAD_LETTERS, EVENTS, RETRY, SEEN, Topic
 from streams.runtime import seen
-from streams.runtime.headers import Parked, dead_letter_headers, output_headers, parked_headers
+from streams.runtime.headers import OutputHeaders, Parked, dead_letter_headers, parked_headers
 from streams.runtime.lanes import Lane, lane_of
 from streams.runtime.stage import DeadLetter, Done, Headers, Origin, Output
 
@@ -101,9 +101,9 @@ def messages_for(
         outputs: tuple[Output, ...] = (Output(EVENTS, event.ticket_id, event),)
     else:
         outputs = (*result.outputs, Output(EVENTS, result.event.ticket_id, result.event))
+    headers_of = OutputHeaders(stage, settled.origin, now, incoming)
     for number, output in enumerate(outputs):
-        name = type(output.value).__name__
-        headers = output_headers(stage, name, settled.origin, number, now, incoming)
+        headers = headers_of.of(type(output.value).__name__, number)
         twin = slow if slow in output.topic.twins else ""
         yield Message(output.topic, output.key.encode(), encode(output.value), headers, twin)
 

@@ -10,7 +10,6 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from typing import Generic, TypeVar
 
@@ -35,13 +34,12 @@ COMMIT_RECORDS = 500
 """Most records of one commit: they are sent in one go, and hold up everything else for as long."""
 COMMIT_BYTES = 8 * 1024 * 1024
 """About how much of input goes into one commit, so that no transaction becomes a burden to the broker."""
-FETCH_AHEAD = 500
+FETCH_AHEAD = 1000
 """A partition with more records waiting is not fetched."""
 FETCH_AHEAD_BYTES = 4 * 1024 * 1024
 
 
-@dataclass(slots=True, eq=False)
-class Work(Generic[T]):
+class Work(Struct, Generic[T], eq=False):
     """A record on its way through this process."""
 
     source: ConsumerRecord

@@ -1,4 +1,7 @@
-"""A stage as a value: what it reads, what it does with a batch, what it sends, and its limits."""
+"""A stage as a value: what it reads, what it does with a batch, what it sends, and its limits.
+
+What there is one of for every record is a msgspec Struct: made in a fifth of a dataclass's time.
+"""
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
@@ -17,8 +20,7 @@ T = TypeVar("T", bound=Struct)
 Headers = tuple[tuple[str, bytes], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Origin:
+class Origin(Struct, frozen=True):
     """Where a record stands in Kafka."""
 
     topic: str
@@ -29,8 +31,7 @@ class Origin:
         return f"{self.topic}/{self.partition}/{self.offset}"
 
 
-@dataclass(frozen=True, slots=True)
-class Record(Generic[T]):
+class Record(Struct, Generic[T], frozen=True):
     """A decoded input record."""
 
     value: T
@@ -44,8 +45,7 @@ class Record(Generic[T]):
         return moment(self.timestamp_s)
 
 
-@dataclass(frozen=True, slots=True)
-class Output:
+class Output(Struct, frozen=True):
     """One record to send."""
 
     topic: Topic
@@ -53,16 +53,14 @@ class Output:
     value: Struct
 
 
-@dataclass(frozen=True, slots=True)
-class Done:
+class Done(Struct, frozen=True):
     """A finished record: what to send, and the canonical event that says what was done."""
 
     outputs: tuple[Output, ...]
     event: Event
 
 
-@dataclass(frozen=True, slots=True)
-class DeadLetter:
+class DeadLetter(Struct, frozen=True):
     """A hopeless record: its original bytes go to the dead letters."""
 
     reason: str

@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streams.runtime.headers import (
+    OutputHeaders,
     Parked,
     dead_letter_headers,
     next_traceparent,
-    output_headers,
     own_headers,
     parked_headers,
     read_parked,
@@ -25,7 +25,7 @@ VALID = re.compile(rb"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
 def test_an_output_is_a_cloud_event() -> None:
     """Binary mode: the required attributes are headers, the value is the data."""
-    headers = dict(output_headers("router", "Routed", ORIGIN, 1, 0.5, ()))
+    headers = dict(OutputHeaders("router", ORIGIN, 0.5, ()).of("Routed", 1))
     assert headers["ce_specversion"] == b"1.0"
     assert headers["ce_id"] == b"router/tickets/3/42/1"
     assert headers["ce_type"] == b"headgate.routed.v1"
@@ -36,9 +36,9 @@ def test_an_output_is_a_cloud_event() -> None:
 
 def test_the_same_input_gives_the_same_id() -> None:
     """Whoever reads a record twice can tell."""
-    once, again = (dict(output_headers("router", "Routed", ORIGIN, 0, now, ()))["ce_id"] for now in (1.0, 2.0))
+    once, again = (dict(OutputHeaders("router", ORIGIN, now, ()).of("Routed", 0))["ce_id"] for now in (1.0, 2.0))
     assert once == again
-    assert dict(output_headers("router", "Routed", ORIGIN, 1, 1.0, ()))["ce_id"] != once
+    assert dict(OutputHeaders("router", ORIGIN, 1.0, ()).of("Routed", 1))["ce_id"] != once
 
 
 def test_an_incoming_trace_goes_on_in_a_span_of_its_own() -> None:
