@@ -217,7 +217,7 @@ def table(bench: Bench) -> Iterable[str]:
 async def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--records", type=int, default=80_000, help="tickets of the fastest subjects")
+    parser.add_argument("--records", type=int, default=160_000, help="tickets of the fastest subjects")
     parser.add_argument("--rounds", type=int, default=2, help="runs of what is compared most closely")
     names = [*(subject.name for subject in CLOSEST + SUBJECTS), HOP]
     parser.add_argument("--only", nargs="*", default=[], choices=names, help="measure these, and print no ratios")
