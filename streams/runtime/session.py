@@ -102,7 +102,9 @@ class Session(Generic[T]):
             self.leaving = True
             membership.cancel()
             await self.drain(list(self.dispatcher.partitions.values()))
-            await asyncio.gather(closed(self.consumer.stop), closed(self.admin.close))
+            await closed(self.consumer.stop)
+            # After the consumer: an assignment that was being opened may still be asking.
+            await closed(self.admin.close)
             gauges.clear(self.stage.name)
         if self.failed.done():
             self.failed.result()
@@ -162,6 +164,8 @@ class Session(Generic[T]):
             for error in started:
                 if error is not None:
                     raise error
+            if self.leaving:
+                return
             points = await self._starts(list(deliveries))
             memories = self._memories(deliveries)
             await seen.load(self.settings.bootstrap_servers, {self._memory_of(p): m for p, m in memories.items()})
