@@ -14,6 +14,8 @@ from streams.runtime.offsets import CommitPoint
 TRIES = 20
 RETRY_S = 0.25
 """A coordinator that has just moved loads its groups first: 5 s in all."""
+STAYS = 3
+"""How often a process stays away before it believes that its instance id is used twice."""
 
 
 async def commit_points(
@@ -68,29 +70,33 @@ class InstanceWatch:
     """Whether another process runs under our instance id. Both would throw each other out of the group for ever.
 
     A stranger in our place proves nothing: a join whose answer was lost has made a stranger of ourselves. So whoever
-    finds one stays away for longer than the group waits for a silent member. Nobody can be there then but somebody
-    else, alive; and since that one was left alone, only one of the two ends.
+    finds one stays away for longer than the group waits for a silent member, and more than once, since a coordinator
+    that restarts begins to wait anew. Who is there even then is somebody else, alive; and since that one was left
+    alone, only one of the two ends.
     """
 
     def __init__(self) -> None:
         self._ours: str | None = None
-        self._stayed_away = False
+        self._stranger: str | None = None
+        self._stays = 0
 
     def joined(self, member_id: str | None) -> None:
         """We have just joined, as this member."""
-        self._ours, self._stayed_away = member_id, False
+        self._ours, self._stranger, self._stays = member_id, None, 0
 
     def stay_away(self) -> None:
-        """We have left our place to the stranger for long enough."""
-        self._stayed_away = True
+        """We have left our place to the stranger for a while."""
+        self._stays += 1
 
     def check(self, member_id: str | None) -> None:
         """The group's member under our id is this one.
 
-        Raises: InstanceTakenError if it isn't us; DuplicateInstanceError if we had stayed away.
+        Raises: InstanceTakenError if it isn't us; DuplicateInstanceError if it outlasted STAYS of our absences.
         """
         if self._ours is None or member_id in (None, self._ours):
             return
-        if self._stayed_away:
+        if member_id != self._stranger:
+            self._stranger, self._stays = member_id, 0
+        if self._stays >= STAYS:
             raise DuplicateInstanceError
         raise InstanceTakenError

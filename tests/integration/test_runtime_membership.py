@@ -84,7 +84,8 @@ async def test_two_processes_of_one_instance_id_are_told_apart(processes: Proces
     async with load(processes) as ids:
         await goes_on(processes, ids)
         pair.append(processes.start("b", **named("same"), **BUSY))
-        await until(lambda: any(p.popen.poll() is not None for p in pair))
+        # It stays away three times, each for longer than a session, before it believes it.
+        await until(lambda: any(p.popen.poll() is not None for p in pair), limit_s=90)
         (ended,) = (p for p in pair if p.popen.poll() is not None)
         (other,) = (p for p in pair if p is not ended)
         assert ended.popen.returncode == 2
