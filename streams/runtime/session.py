@@ -303,8 +303,9 @@ class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
             await session.check_instance()
         except InstanceTakenError as exc:
             session.fail(exc)
-            # Returning would join, and throw the other one out; the session's end cancels this.
-            await asyncio.Event().wait()
+            # Returning would join, and throw the other one out. This ends the coordination at once, so that the
+            # consumer can still be closed; waiting here would hold it up for ever.
+            raise asyncio.CancelledError from exc
         except Exception as exc:
             session.fail(exc)
 
