@@ -25,6 +25,16 @@ class Event(Struct, frozen=True, kw_only=True):
     reasons: tuple[str, ...] = ()
     p_ok: float | None = None
     score: float | None = None
+    p_ok_tier2: float | None = None
+    gain: float | None = None
+    in_scope: float | None = None
+    cut_chars: int = 0
+    """Characters of the ticket's text that the router's model didn't read; 0 means that it read all."""
+    shadow_version: str = ""
+    """The candidate model that scored the same ticket beside the one in force; empty where there is none."""
+    shadow_p_ok: float | None = None
+    shadow_tier: str = ""
+    """The tier that the candidate would have chosen."""
     propensity: float | None = None
     policy_version: str = ""
     model: str = ""

@@ -4,11 +4,14 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
-from schemas.tickets import Moment, TicketId
+from schemas.tickets import Moment, TicketId, Tier
 
 
 class Label(Struct, frozen=True, kw_only=True):
-    """Whether a tier-1 draft was acceptable, by whom, and how likely it was to be labelled at all."""
+    """Whether a tier's draft was acceptable, who says so, and how likely it was to be labelled at all.
+
+    Tenant and ticket_id together name the ticket; a ticket has at most one label in force a tier: the latest.
+    """
 
     ticket_id: TicketId
     category: str
@@ -19,6 +22,9 @@ class Label(Struct, frozen=True, kw_only=True):
     p_ok: float | None = None
     score: float | None = None
     policy_version: str = ""
+    tenant: str = "default"
+    tier: Tier = "tier1"
+    """The tier whose draft was judged."""
 
 
 class Feedback(Struct, frozen=True, kw_only=True):

@@ -40,15 +40,34 @@ class Ticket(Struct, frozen=True, kw_only=True):
 
 
 class RouteReason(StrEnum):
-    """Why the router chose a tier."""
+    """Why the router chose a tier, in the order in which the policy asks."""
 
-    CONFIDENT = "confident"
-    UNCERTAIN = "uncertain"
     FORCED = "forced"
-    TOO_LONG = "too_long"
+    """The helpdesk named the tier in the ticket's metadata."""
+    VIP = "vip"
+    """The policy gives this customer tier-2 always."""
     LANGUAGE = "language"
-    EXPLORATION = "exploration"
+    """Tier-1 was not trained for the ticket's language: tier-2."""
+    TOO_LONG = "too_long"
+    """More text than the policy lets tier-1 answer: tier-2."""
+    NO_TEXT = "no_text"
+    """The customer wrote no word that the model can read: tier-2."""
     UNCERTIFIED = "uncertified"
+    """The policy doesn't let tier-1 answer this category yet: tier-2."""
+    OUT_OF_SCOPE = "out_of_scope"
+    """Unlike the tickets that the model learned from, so its p_ok means little: tier-2."""
+    CONFIDENT = "confident"
+    """p_ok reaches the category's threshold: tier-1."""
+    LITTLE_GAIN = "little_gain"
+    """p_ok is below the threshold, but tier-2 would hardly do better: tier-1, and the checker looks as always."""
+    BUDGET = "budget"
+    """The score says tier-2, whose share of the tickets is used up: tier-1."""
+    EXPLORATION = "exploration"
+    """Drawn for tier-1 so that outcomes come in where the model would not look."""
+    UNLABELLED = "unlabelled"
+    """The model was trained on no outcomes, so its p_ok means nothing: tier-2."""
+    UNCERTAIN = "uncertain"
+    """p_ok is below the category's threshold: tier-2."""
 
 
 class Decision(Struct, frozen=True, kw_only=True):
@@ -67,6 +86,14 @@ class Decision(Struct, frozen=True, kw_only=True):
     cost_usd: float
     passages: tuple[str, ...] = ()
     """Ids of the company's knowledge passages that the ticket seems to be about, likeliest first."""
+    p_ok_tier2: float | None = None
+    """Estimated probability that tier-2's answer would be acceptable, 0 to 1."""
+    gain: float | None = None
+    """Estimated probability that tier-2's answer would be acceptable and tier-1's not, 0 to 1."""
+    in_scope: float | None = None
+    """Share of past tickets at least as unlike the others as this one is, 0 to 1: 1 is ordinary, near 0 strange."""
+    model_version: str = ""
+    """The router model that gave the scores: the start of its file's sha256."""
 
 
 class Attempt(Struct, frozen=True, kw_only=True):

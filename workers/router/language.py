@@ -1,6 +1,11 @@
-"""A guess at a text's language by its function words: most helpdesks name none. Pure, and silent when unsure."""
+"""A guess at a text's language: most helpdesks name none. Pure, and silent when unsure.
+
+By its script where that isn't Latin, else by its function words.
+"""
 
 import re
+import unicodedata
+from collections import Counter
 
 _WORDS = {
     "en": """the and is are was were be been have has had do does did will would can could should i you he she we they
@@ -32,11 +37,61 @@ LEAST_HITS = 3
 LEAST_LEAD = 1.5
 """The best language needs this many times the hits of the next: Spanish and Portuguese share half their words."""
 
+READ_CHARS = 4_000
+"""Of a longer text only the start is read: it says enough, and a megabyte would hold up the tickets behind it."""
+
+SCRIPTS = {"CJK": "zh", "HIRAGANA": "ja", "KATAKANA": "ja", "HANGUL": "ko", "GREEK": "el", "HEBREW": "he", "THAI": "th"}
+"""Scripts, as Unicode names them, that write one language or nearly. Cyrillic, Arabic, Devanagari write many."""
+
+UNDETERMINED = "und"
+"""BCP 47's tag for a language that can't be told."""
+
+LATIN = "LATIN"
+LATIN_ENDS = 0x250
+"""Letters below this code point are Latin; of those above it, the ones whose name says so (Vietnamese, say)."""
+
+_LETTERS = re.compile(r"[^\W\d_]+")
 _WORD = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)*")
 
 
 def guess(text: str) -> str:
-    """The ISO 639-1 code of a text's language: en, es, fr, de, pt, it, or "" where it can't be told."""
+    """The ISO 639-1 code of a text's language, or "" where it can't be told."""
+    language = guess_or_script(text)
+    return "" if language == UNDETERMINED else language
+
+
+def guess_or_script(text: str) -> str:
+    """As `guess`, but "und" for a text in a script that many languages share: some language, surely not a Latin one."""
+    start = text[:READ_CHARS]
+    return _by_script(start) or _by_words(start)
+
+
+def _by_script(text: str) -> str:
+    """The language of a text with more letters of other scripts than Latin ones; "" of any other text.
+
+    Latin letters count in wholly Latin words only: English with a few Greek or Cyrillic letters in most of its words
+    looks like English and is none to the encoder.
+    """
+    scripts: Counter[str] = Counter()
+    latin = 0
+    for word in _LETTERS.findall(text):
+        others = [script for script in map(_script, word) if script != LATIN]
+        scripts.update(others)
+        latin += 0 if others else len(word)
+    if scripts.total() <= latin:
+        return ""
+    if scripts["HIRAGANA"] or scripts["KATAKANA"]:
+        # Japanese writes its nouns and verbs in Chinese characters, and nobody else writes kana.
+        return "ja"
+    return SCRIPTS.get(scripts.most_common(1)[0][0], UNDETERMINED)
+
+
+def _script(letter: str) -> str:
+    """The first word of a letter's Unicode name: LATIN, CYRILLIC, HANGUL."""
+    return LATIN if ord(letter) < LATIN_ENDS else unicodedata.name(letter, "").partition(" ")[0]
+
+
+def _by_words(text: str) -> str:
     words = set(_WORD.findall(text.lower().replace("\u2019", "'")))
     hits = {language: len(words & known) for language, known in FUNCTION_WORDS.items()}
     best, runner_up = sorted(hits, key=lambda language: hits[language], reverse=True)[:2]

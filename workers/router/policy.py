@@ -1,20 +1,44 @@
-"""The routing decision: a pure function of ticket, scores and policy. Rules first, then the model's opinion."""
+"""The routing decision: a pure function of ticket, scores, policy, budget and a draw. Rules first, then the scores.
+
+Nothing that a customer writes can force a tier: the text is only measured (its
+letters, language and length) and scored. Only the helpdesk's metadata forces one.
+"""
 
 import random
+import re
 
 from schemas.policy import CategoryPolicy, Policy
 from schemas.tickets import Decision, RouteReason, Ticket, Tier
+from workers.router.budget import Budget
 from workers.router.classifier import Scores, ticket_text
-from workers.router.language import guess
+from workers.router.language import guess_or_script
 
 Choice = tuple[Tier, RouteReason, float]
-"""The tier, why, and the probability that this ticket took it."""
+"""The tier, why, and the probability that this ticket took it under this policy and this budget."""
 
 
-def decide(ticket: Ticket, scores: Scores, policy: Policy, cost_usd: float, rng: random.Random) -> Decision:
-    """Choose the tier. `cost_usd` is what it cost to score this ticket."""
+LONGEST_WORD = 100
+"""Characters. The encoder's tokenizer reads a longer word as one unknown word piece, as it does an emoji: whatever
+p_ok that gets (0.915 in the example) is about no ticket."""
+
+_WORD = re.compile(r"[^\W_]+")
+
+
+def decide(
+    ticket: Ticket, scores: Scores, policy: Policy, budget: Budget, cost_usd: float, rng: random.Random
+) -> Decision:
+    """Choose the tier. `cost_usd` is what it cost to score this ticket.
+
+    The caller keeps the budget: the next ticket's is `budget.after(decision, policy)`.
+    """
     category = policy.of(scores.category)
-    tier, reason, propensity = _by_rule(ticket, policy) or _by_score(scores.p_ok, category, policy.explore_share, rng)
+    gain = gain_of(scores)
+    tier, reason, propensity = (
+        _by_metadata(ticket)
+        or _by_rule(ticket, scores, policy, category)
+        or _by_score(scores, gain, category)
+        or _by_chance(scores, policy, budget, rng)
+    )
     return Decision(
         tier=tier,
         reason=reason,
@@ -26,38 +50,89 @@ def decide(ticket: Ticket, scores: Scores, policy: Policy, cost_usd: float, rng:
         policy_version=policy.version,
         cost_usd=cost_usd,
         passages=scores.passages,
+        p_ok_tier2=scores.p_ok_tier2,
+        gain=gain,
+        in_scope=scores.in_scope,
     )
 
 
-def _by_rule(ticket: Ticket, policy: Policy) -> Choice | None:
+def gain_of(scores: Scores) -> float:
+    """Probability that tier-2 is right and tier-1 wrong, taking their errors as independent given the text.
+
+    That is an assumption. Both models tend to fail on the same tickets, so it is rather too high than too low,
+    and `least_gain` errs towards tier-2.
+    """
+    return scores.p_ok_tier2 * (1.0 - scores.p_ok)
+
+
+def _by_metadata(ticket: Ticket) -> Choice | None:
     match ticket.metadata.get("tier"):
         case "tier1":
             return "tier1", RouteReason.FORCED, 1.0
         case "tier2":
             return "tier2", RouteReason.FORCED, 1.0
-    if not _speaks(policy, ticket.language or guess(ticket.body)):
-        return "tier2", RouteReason.LANGUAGE, 1.0
-    if len(ticket_text(ticket)) > policy.max_ticket_chars:
-        return "tier2", RouteReason.TOO_LONG, 1.0
     return None
+
+
+def _by_rule(ticket: Ticket, scores: Scores, policy: Policy, category: CategoryPolicy) -> Choice | None:
+    """Tier-2 for certain, not even explored, where the score has no say."""
+    reason: RouteReason | None = None
+    if ticket.customer_id in policy.tier2_customers:
+        reason = RouteReason.VIP
+    elif not _speaks(policy, ticket.language or guess_or_script(ticket.body)):
+        reason = RouteReason.LANGUAGE
+    elif len(ticket_text(ticket)) > policy.max_ticket_chars:
+        reason = RouteReason.TOO_LONG
+    elif not _has_words(ticket):
+        reason = RouteReason.NO_TEXT
+    elif category.state == "shadow":
+        reason = RouteReason.UNCERTIFIED
+    # Exploring here would buy little: a ticket stops being strange once the model has learned from its text,
+    # whichever tier answered it, and until then tier-1's failure is what its label would most likely say.
+    elif scores.in_scope < policy.least_in_scope:
+        reason = RouteReason.OUT_OF_SCOPE
+    return ("tier2", reason, 1.0) if reason else None
+
+
+def _has_words(ticket: Ticket) -> bool:
+    """Whether the customer wrote a word that the encoder can read: numbers, emoji and punctuation alone ask nothing."""
+    words = (m[0] for m in _WORD.finditer(f"{ticket.subject}\n{ticket.body}"))
+    return any(len(word) <= LONGEST_WORD and any(map(str.isalpha, word)) for word in words)
 
 
 def _speaks(policy: Policy, language: str) -> bool:
     """Whether tier-1 was trained for a language; an unknown one gets the benefit of the doubt: the checker looks too.
 
-    A policy for "pt" takes "pt-BR" as well, one for "pt-BR" only that.
+    A policy for "pt" takes "pt-BR" as well, one for "pt-BR" only that. Helpdesks also write "pt_BR", as POSIX does.
     """
-    tag = language.lower()
-    spoken = {known.lower() for known in policy.languages}
+    tag = _tag(language)
+    spoken = {_tag(known) for known in policy.languages}
     return not tag or tag in spoken or tag.split("-")[0] in spoken
 
 
-def _by_score(p_ok: float, category: CategoryPolicy, explore_share: float, rng: random.Random) -> Choice:
-    if category.state == "shadow":
-        return "tier2", RouteReason.UNCERTIFIED, 1.0
-    if p_ok >= category.p_ok_threshold:
+def _tag(language: str) -> str:
+    return language.strip().lower().replace("_", "-")
+
+
+def _by_score(scores: Scores, gain: float, category: CategoryPolicy) -> Choice | None:
+    """Tier-1 for certain, where the scores speak for it and mean anything."""
+    if not scores.labelled:
+        return None
+    if scores.p_ok >= category.p_ok_threshold:
         return "tier1", RouteReason.CONFIDENT, 1.0
+    if gain < category.least_gain:
+        return "tier1", RouteReason.LITTLE_GAIN, 1.0
+    return None
+
+
+def _by_chance(scores: Scores, policy: Policy, budget: Budget, rng: random.Random) -> Choice:
+    """Tier-2, unless it is drawn for tier-1 or the budget is used up."""
+    # Before the draw: with an empty budget tier-1 is certain, and to call some of it exploration would log a chance
+    # that there was not. A model without labels is a rule like the others: the budget doesn't bend it.
+    if scores.labelled and not budget.allows(policy):
+        return "tier1", RouteReason.BUDGET, 1.0
     # random() is below 1, so a share of 0 never explores, a share of 1 always does, and no propensity is 0.
-    if rng.random() < explore_share:
-        return "tier1", RouteReason.EXPLORATION, explore_share
-    return "tier2", RouteReason.UNCERTAIN, 1.0 - explore_share
+    if rng.random() < policy.explore_share:
+        return "tier1", RouteReason.EXPLORATION, policy.explore_share
+    reason = RouteReason.UNCERTAIN if scores.labelled else RouteReason.UNLABELLED
+    return "tier2", reason, 1.0 - policy.explore_share
