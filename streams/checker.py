@@ -26,7 +26,8 @@ def stage(settings: Settings) -> Stage[Draft]:
     """
     config = settings.checker
     checker = Checker(
-        # The same graph as the router's: it gives the embeddings that the scorer compares.
+        # The same graph as the router's: it gives the embeddings that the scorer compares. Not replaced while the
+        # process runs: the scorer was fitted on this graph's numbers, and both are learned together.
         Classifier(settings.router.model, device=settings.router.device, threads=settings.router.threads),
         load_scorer(config.scorer),
         load_knowledge(settings.knowledge),

@@ -3,7 +3,9 @@
 import asyncio
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -12,32 +14,65 @@ from schemas.events import Event
 from schemas.policy import Policy
 from schemas.tickets import Decision, Routed, Ticket
 from schemas.topics import TICKETS, TIER1, TIER2
+from streams.router_models import Models, load_models, shadow_scores, watch
 from streams.runtime.clock import age_s, utc_now
 from streams.runtime.stage import Done, Output, Record, Result, Stage
-from streams.settings import Settings
-from workers.router.classifier import Classifier, ticket_text
+from streams.settings import RouterSettings, Settings
+from workers.router.budget import Budget
+from workers.router.classifier import Scores, ticket_text
 from workers.router.policy import decide
 
 
-def stage(settings: Settings) -> Stage[Ticket]:
-    """The router, its model loaded.
+@asynccontextmanager
+async def stage(settings: Settings) -> AsyncIterator[Stage[Ticket]]:
+    """The router, its models loaded and watched.
 
-    Raises: ValueError, RuntimeError if the model or the policy can't be used as configured.
+    Raises: ValueError, RuntimeError if a model or the policy can't be used as configured.
     """
-    config = settings.router
-    classifier = Classifier(config.model, device=config.device, threads=config.threads)
     policy = load_policy(settings.policy)
-    rng = random.Random()
+    models = await asyncio.to_thread(load_models, settings.router)
+    watching = asyncio.create_task(watch(models), name="router-models")
+    try:
+        yield _stage(models, policy, settings.router)
+    finally:
+        watching.cancel()
+        with suppress(asyncio.CancelledError):
+            await watching
+
+
+@dataclass(frozen=True, slots=True)
+class Opinion:
+    """What the shadow would have done with a ticket."""
+
+    version: str
+    p_ok: float
+    tier: str
+
+
+def _stage(models: Models, policy: Policy, config: RouterSettings) -> Stage[Ticket]:
+    decider = Decider(policy)
+    # Exploration is left out of a shadow's decisions: by chance the two would differ where the models don't.
+    shadow_decider = Decider(msgspec.structs.replace(policy, explore_share=0.0))
 
     async def handle(records: Sequence[Record[Ticket]]) -> Sequence[Result]:
         started = time.perf_counter()
-        scores = await asyncio.to_thread(classifier.classify, [ticket_text(r.value) for r in records])
+        # Once: a model that is replaced meanwhile scores the next batch.
+        classifier = models["active"].current
+        tickets = [record.value for record in records]
+        texts = [ticket_text(ticket) for ticket in tickets]
+        scores = await asyncio.to_thread(classifier.classify, texts)
         duration_s = (time.perf_counter() - started) / len(records)
         cost_usd = duration_s * config.usd_per_hour / 3600
-        return [
-            _routed(record, decide(record.value, score, policy, cost_usd, rng), duration_s)
-            for record, score in zip(records, scores, strict=True)
-        ]
+        decisions = decider.decide(tickets, scores, classifier.version, cost_usd)
+        # After the decision, and not in its time or cost.
+        opinions: Sequence[Opinion | None] = [None] * len(records)
+        if shadow := await shadow_scores(models, texts):
+            version, others = shadow
+            made = shadow_decider.decide(tickets, others, version, 0.0)
+            opinions = [Opinion(version, d.p_ok, d.tier) for d in made]
+        cut = [score.cut_chars for score in scores]
+        rows = zip(records, decisions, cut, opinions, strict=True)
+        return [_routed(*row, duration_s) for row in rows]
 
     return Stage(
         "router",
@@ -50,6 +85,26 @@ def stage(settings: Settings) -> Stage[Ticket]:
         identity=identity,
         duplicate=_duplicate,
     )
+
+
+class Decider:
+    """The policy with what it must remember between tickets: the budget, and a source of chance."""
+
+    def __init__(self, policy: Policy) -> None:
+        self._policy = policy
+        self._budget = Budget()
+        self._rng = random.Random()
+
+    def decide(
+        self, tickets: Sequence[Ticket], scores: Sequence[Scores], version: str, cost_usd: float
+    ) -> list[Decision]:
+        """One decision a ticket, in the order given; `version` is the model's that gave the scores."""
+        return [self._decision(*of_ticket, version, cost_usd) for of_ticket in zip(tickets, scores, strict=True)]
+
+    def _decision(self, ticket: Ticket, scores: Scores, version: str, cost_usd: float) -> Decision:
+        decision = decide(ticket, scores, self._policy, self._budget, cost_usd, self._rng)
+        self._budget = self._budget.after(decision, self._policy)
+        return msgspec.structs.replace(decision, model_version=version)
 
 
 def identity(ticket: Ticket) -> str:
@@ -83,7 +138,9 @@ def load_policy(path: Path) -> Policy:
         raise ValueError(f"policy {path}: {exc}") from exc
 
 
-def _routed(record: Record[Ticket], decision: Decision, duration_s: float) -> Done:
+def _routed(
+    record: Record[Ticket], decision: Decision, cut_chars: int, shadow: Opinion | None, duration_s: float
+) -> Done:
     ticket = record.value
     routed = Routed(ticket=ticket, decision=decision, received_at=record.written_at)
     topic = TIER1 if decision.tier == "tier1" else TIER2
@@ -98,8 +155,16 @@ def _routed(record: Record[Ticket], decision: Decision, duration_s: float) -> Do
         tier=decision.tier,
         reasons=(decision.reason,),
         p_ok=decision.p_ok,
+        p_ok_tier2=decision.p_ok_tier2,
+        gain=decision.gain,
+        in_scope=decision.in_scope,
+        cut_chars=cut_chars,
+        shadow_version=shadow.version if shadow else "",
+        shadow_p_ok=shadow.p_ok if shadow else None,
+        shadow_tier=shadow.tier if shadow else "",
         propensity=decision.propensity,
         policy_version=decision.policy_version,
+        model=decision.model_version,
         cost_usd=decision.cost_usd,
         duration_s=duration_s,
         age_s=age_s(routed.received_at),

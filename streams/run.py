@@ -44,7 +44,7 @@ async def _opened(build: Callable[[Settings], Stage[Any]], settings: Settings) -
 def _stage(name: StageName, settings: Settings) -> AbstractAsyncContextManager[Stage[Any]]:
     match name:
         case "router":
-            return _opened(router.stage, settings)
+            return router.stage(settings)
         case "tier1":
             return tier1.stage(settings)
         case "tier2":

@@ -66,8 +66,14 @@ class RouterSettings(_Section):
     """The classifier and its policy."""
 
     model: Path = Path("router/model.onnx")
+    """One file; one that takes its place is in force some seconds later, without a restart."""
+    shadow_model: Path | None = None
+    """A candidate that scores the same tickets and decides nothing: the events hold what it would have done. It costs
+    as much time as the model in force."""
     device: Literal["cpu", "cuda"] = "cpu"
-    threads: int = Field(1, ge=1)
+    """A GPU wants a graph in floating point: int8 would go back to the CPU node by node."""
+    threads: int | None = Field(None, ge=1)
+    """Tickets that the graph reads side by side, one thread each; by default all cores that the process may use."""
     batch_size: int = Field(32, ge=1)
     usd_per_hour: float = Field(0.04, ge=0)
     """Price of this stage's compute: a cloud CPU core by default (a guess, to be set)."""

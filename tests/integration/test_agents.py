@@ -78,7 +78,7 @@ async def agents(configured: Settings) -> AsyncIterator[Settings]:
     """All four at work; stopped in order when the test ends."""
     async with AsyncExitStack() as stack:
         stages = [
-            router.stage(configured),
+            await stack.enter_async_context(router.stage(configured)),
             await stack.enter_async_context(tier1.stage(configured)),
             await stack.enter_async_context(tier2.stage(configured)),
             checker.stage(configured),

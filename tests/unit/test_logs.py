@@ -65,7 +65,8 @@ async def told(stage: Stage[Any], value: Any, caplog: pytest.LogCaptureFixture) 
 
 async def test_router_and_checker_tell_nothing(configured: Settings, caplog: pytest.LogCaptureFixture) -> None:
     """Models in this process: their stages on a ticket and on drafts of both tiers."""
-    public, topics = await told(router.stage(configured), TICKET, caplog)
+    async with router.stage(configured) as routing:
+        public, topics = await told(routing, TICKET, caplog)
     assert topics[0] in ("tier1", "tier2")
     assert CANARY not in public
     checking = checker.stage(configured)

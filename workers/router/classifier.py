@@ -1,25 +1,26 @@
-"""The router's model: one ONNX graph from a ticket's word pieces to p_ok, passages and embedding.
+"""The router's model: one ONNX file from a ticket's text to p_ok, passages and embedding. Nothing stands beside it.
 
-On the CPU tickets run one by one, without padding: batching buys nothing there
-(measured in one run, one thread: 160 tickets a second at 1, 164 at 4, 155 at 8,
-93 at 32 padded). A GPU gets large padded batches.
+The graph's inputs are input_ids and attention_mask, (batch, sequence) int64; its
+outputs have the first dimension batch: OUTPUTS. Its metadata hold the names of
+the classes of passage_probs, max_tokens, the tokenizer, and the number of labels.
 """
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from schemas.tickets import Ticket
-
-Device = Literal["cpu", "cuda"]
+from workers.router.cores import usable_cores
+from workers.router.passes import Bucketed, Passes, Singly
+from workers.router.pieces import load_tokenizer, tokenise
+from workers.router.session import Device, build_session
 
 EMBEDDING_SIZE = 384
 
@@ -27,19 +28,11 @@ PICKED = 2
 """Passages that tier-1 is given. On Fernway's validation split the right one is the first for 80 % of the routine
 tickets, one of the first two for 92 %; each more costs tier-1 about a third of its speed on a CPU."""
 
+OUTPUTS = ("p_ok", "p_ok_tier2", "in_scope", "passage_probs", "embedding")
+"""(batch,) the first three, then (batch, classes) and (batch, EMBEDDING_SIZE); float32."""
 
-@dataclass(frozen=True, slots=True)
-class Batching:
-    """How many texts run together, and the multiple of word pieces that they are padded to."""
-
-    size: int
-    multiple: int
-
-
-BATCHING: dict[Device, Batching] = {"cpu": Batching(1, 1), "cuda": Batching(32, 16)}
-"""The GPU's figures are a guess: few different shapes, since each new one costs an allocation."""
-
-_PROVIDERS: dict[Device, str] = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+LEAST_TOKENS = 4
+"""Two special pieces and one from each end of a text: fewer could not be cut."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -47,16 +40,24 @@ class Scores:
     """What the model says of one ticket."""
 
     p_ok: float
-    """Estimated probability that tier-1's answer would be acceptable, 0 to 1."""
+    """Estimated probability that tier-1's answer would be acceptable, 0 to 1. Means nothing unless `labelled`."""
     category: str
     """The category whose passages are likeliest, all together."""
     p_category: float
     passages: tuple[str, ...]
-    """Ids of the likeliest passages of the company's knowledge, likeliest first."""
+    """Ids of the likeliest passages of the company's knowledge, likeliest first; empty where the model knows none."""
     passage_probs: NDArray[np.float32]
-    """(passages,), in the order of Classifier.passages; together 1."""
+    """(classes,), in the order of Classifier.classes; together 1."""
     embedding: NDArray[np.float32]
     """(384,), unit length."""
+    p_ok_tier2: float = 1.0
+    """Estimated probability that tier-2's answer would be acceptable."""
+    in_scope: float = 1.0
+    """Share of past tickets that are at least as unlike the other past tickets as this one is."""
+    cut_chars: int = 0
+    """Characters in the text's middle that the encoder didn't read."""
+    labelled: bool = True
+    """Whether the model has learned from labelled outcomes; a cold start's has not."""
 
 
 def ticket_text(ticket: Ticket) -> str:
@@ -64,93 +65,136 @@ def ticket_text(ticket: Ticket) -> str:
     return "\n".join(part for part in (ticket.subject, ticket.body, *ticket.context) if part)
 
 
-def category_of(passage: str) -> str:
-    """A passage's id is `category.intent`."""
-    return passage.split(".")[0]
+def is_passage(name: str) -> bool:
+    """Whether a class is a passage's id, `category.intent`; where tickets name no passage, it is a bare category."""
+    return "." in name
+
+
+def category_of(name: str) -> str:
+    """The category of a class."""
+    return name.split(".")[0]
 
 
 class Classifier:
-    """A loaded model. Its calls block on the CPU or the GPU: an event loop makes them in a thread."""
+    """A loaded model. Its calls block on the CPU or the GPU: an event loop makes them in a thread.
 
-    def __init__(self, model: Path, device: Device = "cpu", threads: int = 1) -> None:
-        """Load `model`, and the tokenizer.json beside it.
+    They may come from several threads at once; together they use no more threads than they were given.
+    """
 
-        Raises: ValueError naming the file that is missing or can't be used; RuntimeError if a GPU was
-        asked for and can't be had.
+    def __init__(self, model: Path, device: Device = "cpu", threads: int | None = None) -> None:
+        """Load the file `model` and run it once; `threads` None takes all cores that the process may use.
+
+        Raises: ValueError naming the file if it is missing or can't be used; RuntimeError if onnxruntime is not
+        installed rightly, or if a GPU was asked for and can't be had.
         """
         data = _read(model)
         self.version = hashlib.sha256(data).hexdigest()[:12]
         """The start of the model file's sha256."""
-        self._session = _session(model, data, device, threads)
-        self.passages, max_tokens = _metadata(model, self._session)
-        self.categories = tuple(sorted({category_of(passage) for passage in self.passages}))
-        self._category = np.array([self.categories.index(category_of(passage)) for passage in self.passages])
-        self._tokenizer = load_tokenizer(model.with_name("tokenizer.json"), max_tokens)
-        self._batching = BATCHING[device]
+        try:
+            self._load(data, device, threads or usable_cores())
+        except ValueError as exc:
+            raise ValueError(f"router model {model}: {exc}") from exc
+
+    def _load(self, data: bytes, device: Device, threads: int) -> None:
+        session = build_session(data, device)
+        if missing := set(OUTPUTS) - {output.name for output in session.get_outputs()}:
+            raise ValueError(f"the graph lacks the outputs {', '.join(sorted(missing))}: learn it anew")
+        contents = _metadata(session.get_modelmeta().custom_metadata_map)
+        self.classes = contents.classes
+        """Names of the classes of passage_probs."""
+        self.labelled = contents.labels > 0
+        """Whether it has learned from labelled outcomes; a cold start's p_ok means nothing."""
+        self.categories = tuple(sorted({category_of(name) for name in self.classes}))
+        self._category = np.array([self.categories.index(category_of(name)) for name in self.classes])
+        self._passages = [i for i, name in enumerate(self.classes) if is_passage(name)]
+        self._tokenizer = contents.tokenizer
+        self._max_tokens = contents.max_tokens
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="router-model")
+        self._passes: Passes = (
+            Singly(session, self._pool) if device == "cpu" else Bucketed(session, OUTPUTS, self._max_tokens, device)
+        )
+        self._warm_up()
+
+    def _warm_up(self) -> None:
+        """Run the shortest and the longest text: the first run of a shape plans its memory, and a graph with other
+        shapes than it should have shows itself now."""
+        texts = [[0], [0] * self._max_tokens]
+        try:
+            found = self._passes.run(texts, OUTPUTS)
+        except Exception as exc:
+            # onnxruntime's own classes again.
+            raise ValueError(f"the graph does not run: {exc}") from exc
+        n, shapes = len(texts), [output.shape for output in found]
+        if shapes != (wanted := [(n,), (n,), (n,), (n, len(self.classes)), (n, EMBEDDING_SIZE)]):
+            raise ValueError(f"the graph's outputs {', '.join(OUTPUTS)} have the shapes {shapes}, not {wanted}")
+        if wild := [name for name, output in zip(OUTPUTS, found, strict=True) if not np.isfinite(output).all()]:
+            raise ValueError(f"the graph gives {', '.join(wild)} that are no numbers")
 
     def classify(self, texts: Sequence[str]) -> list[Scores]:
         """Scores of each text, in the order given."""
         if not texts:
             return []
-        p_ok, probabilities, embeddings = self._run(texts, ["p_ok", "passage_probs", "embedding"])
-        return [
-            Scores(float(p), *self._category_and_passages(row), row, embedding)
-            for p, row, embedding in zip(p_ok, probabilities, embeddings, strict=True)
-        ]
-
-    def _category_and_passages(self, probabilities: NDArray[np.float32]) -> tuple[str, float, tuple[str, ...]]:
-        by_category = np.bincount(self._category, probabilities, len(self.categories))
-        best = int(by_category.argmax())
-        likeliest = np.argsort(-probabilities)[:PICKED]
-        return self.categories[best], float(by_category[best]), tuple(self.passages[i] for i in likeliest)
+        outputs, cut = self._run(texts, OUTPUTS)
+        return [self._scores(*row) for row in zip(*outputs, cut, strict=True)]
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Embeddings of unit length, (n, 384), in the order given."""
         if not texts:
             return np.empty((0, EMBEDDING_SIZE), np.float32)
-        return self._run(texts, ["embedding"])[0]
+        (embeddings,), _ = self._run(texts, ["embedding"])
+        return embeddings
 
-    def _run(self, texts: Sequence[str], outputs: list[str]) -> list[NDArray[np.float32]]:
-        pieces = [self._tokenizer.encode(text).ids for text in texts]
-        order: list[int] = []
-        parts: list[list[NDArray[np.float32]]] = []
-        for batch in batches([len(p) for p in pieces], self._batching.size):
-            order += batch
-            parts.append(self._session.run(outputs, padded([pieces[i] for i in batch], self._batching.multiple)))
-        back = np.argsort(order)
-        return [np.concatenate(part)[back] for part in zip(*parts, strict=True)]
+    def _run(self, texts: Sequence[str], outputs: Sequence[str]) -> tuple[list[NDArray[np.float32]], list[int]]:
+        """The outputs, (n, ...) each, and how many characters of each text were cut."""
+        pieces = list(self._pool.map(lambda text: tokenise(self._tokenizer, text, self._max_tokens), texts))
+        return self._passes.run([p.ids for p in pieces], outputs), [p.cut_chars for p in pieces]
+
+    def _scores(
+        self,
+        p_ok: float,
+        p_ok_tier2: float,
+        in_scope: float,
+        probabilities: NDArray[np.float32],
+        embedding: NDArray[np.float32],
+        cut_chars: int,
+    ) -> Scores:
+        by_category = np.bincount(self._category, probabilities, len(self.categories))
+        best = int(by_category.argmax())
+        likeliest = sorted(self._passages, key=lambda i: -probabilities[i])[:PICKED]
+        return Scores(
+            p_ok=float(p_ok),
+            category=self.categories[best],
+            p_category=float(by_category[best]),
+            passages=tuple(self.classes[i] for i in likeliest),
+            passage_probs=probabilities,
+            embedding=embedding,
+            p_ok_tier2=float(p_ok_tier2),
+            in_scope=float(in_scope),
+            cut_chars=cut_chars,
+            labelled=self.labelled,
+        )
 
 
-def batches(lengths: Sequence[int], size: int) -> Iterator[list[int]]:
-    """Indices in batches of at most `size`, by length: texts of about one length pad each other little."""
-    order = sorted(range(len(lengths)), key=lambda i: lengths[i])
-    for start in range(0, len(order), size):
-        yield order[start : start + size]
+@dataclass(frozen=True, slots=True)
+class _Metadata:
+    """What the model's file holds beside the graph."""
+
+    classes: tuple[str, ...]
+    max_tokens: int
+    tokenizer: Tokenizer
+    labels: int
 
 
-def padded(pieces: Sequence[Sequence[int]], multiple: int) -> dict[str, NDArray[np.int64]]:
-    """The graph's inputs, (batch, sequence) int64 each, as wide as the longest text rounded up to `multiple`."""
-    width = -(-max(map(len, pieces)) // multiple) * multiple
-    ids = np.zeros((len(pieces), width), np.int64)
-    mask = np.zeros_like(ids)
-    for row, text in enumerate(pieces):
-        ids[row, : len(text)] = text
-        mask[row, : len(text)] = 1
-    return {"input_ids": ids, "attention_mask": mask}
-
-
-def load_tokenizer(path: Path, max_tokens: int) -> Tokenizer:
-    """The tokenizer in `path`, cutting texts at `max_tokens` word pieces.
-
-    Raises: ValueError if the file can't be read.
-    """
+def _metadata(properties: Mapping[str, str]) -> _Metadata:
     try:
-        tokenizer = Tokenizer.from_buffer(_read(path))
-    except ValueError as exc:
-        raise ValueError(f"tokenizer {path}: {exc}") from exc
-    tokenizer.no_padding()
-    tokenizer.enable_truncation(max_tokens)
-    return tokenizer
+        classes = tuple(str(name) for name in json.loads(properties["passages"]))
+        max_tokens, labels = int(properties["max_tokens"]), int(properties["labels"])
+        text = properties["tokenizer"]
+    except (KeyError, TypeError, ValueError) as exc:
+        raise ValueError(f"its metadata lack passages, max_tokens, tokenizer or labels ({exc})") from exc
+    if not classes or max_tokens < LEAST_TOKENS:
+        raise ValueError(f"its metadata name {len(classes)} passages and max_tokens {max_tokens}")
+    return _Metadata(classes, max_tokens, load_tokenizer(text), labels)
 
 
 def _read(path: Path) -> bytes:
@@ -158,35 +202,3 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as exc:
         raise ValueError(f"router model: can't read {path}: {exc.strerror}") from exc
-
-
-def _session(model: Path, data: bytes, device: Device, threads: int) -> Any:
-    provider = _PROVIDERS[device]
-    if provider not in onnxruntime.get_available_providers():
-        raise RuntimeError(_no_gpu("this onnxruntime has no CUDA: install the extra gpu instead of cpu"))
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    try:
-        session = onnxruntime.InferenceSession(data, options, providers=[provider])
-    except Exception as exc:
-        # onnxruntime raises a dozen classes without a common parent of their own.
-        raise ValueError(f"router model {model}: not a graph that onnxruntime can run: {exc}") from exc
-    # An available provider proves nothing: onnxruntime falls back to the CPU in silence
-    # when CUDA's libraries don't load. Only the built session tells.
-    if session.get_providers()[0] != provider:
-        raise RuntimeError(_no_gpu("CUDA did not start on this machine: look at the driver and the CUDA libraries"))
-    return session
-
-
-def _no_gpu(why: str) -> str:
-    return f'a GPU was asked for (router.device = "cuda") and {why}'
-
-
-def _metadata(model: Path, session: Any) -> tuple[tuple[str, ...], int]:
-    properties = session.get_modelmeta().custom_metadata_map
-    try:
-        return tuple(json.loads(properties["passages"])), int(properties["max_tokens"])
-    except (KeyError, TypeError, ValueError) as exc:
-        raise ValueError(f"router model {model}: its metadata lacks passages or max_tokens ({exc})") from exc
