@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 from collections.abc import Coroutine
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -14,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from schemas.events import StageName
+from streams.learn import LearnError, Level
 from streams.settings import CONFIG, Settings, SettingsError, load
 
 if TYPE_CHECKING:
@@ -57,6 +59,8 @@ OfStage = Annotated[StageName | None, typer.Option("--stage", help="Only those o
 Reason = Annotated[str, typer.Option("--reason", help="Only those whose reason holds this text.")]
 Since = Annotated[str, typer.Option("--since", help="Only later ones: an age (30m, 2h, 7d) or an ISO time.")]
 
+OwnData = partial(typer.Option, rich_help_panel="With `router`: from data of your own")
+
 
 def main() -> None:
     """The console command. Wrong settings and failed steps end with a line, not with a traceback."""
@@ -71,7 +75,7 @@ def main() -> None:
         app()
     except SettingsError as exc:
         sys.exit(_failed(str(exc), 2))
-    except (StepError, BadLineError, TopicsError, DeadLettersError) as exc:
+    except (StepError, BadLineError, TopicsError, DeadLettersError, LearnError) as exc:
         sys.exit(_failed(str(exc), 1))
     except KafkaError as exc:
         sys.exit(_failed(f"Kafka: {exc} (kafka.bootstrap_servers names the broker)", 1))
@@ -279,11 +283,38 @@ def learn(
         typer.Argument(help="One step, or all of them in this order."),
     ],
     company: Annotated[Path, typer.Option(help="The company's folder; what is learned is written into it.")] = FERNWAY,
+    labels: Annotated[str, OwnData("--labels", help="Labelled outcomes: a file of JSON lines, or `topic`.")] = "",
+    tickets: Annotated[str, OwnData("--tickets", help="Past tickets without outcomes: a file, or `topic`.")] = "",
+    out: Annotated[Path | None, OwnData("--out", help="The folder for the model, its card and charts.")] = None,
+    level: Annotated[Level, OwnData("--level", help="Heads on the encoder as it is, or all of it tuned.")] = "heads",
+    knowledge: Annotated[
+        Path | None, OwnData("--knowledge", help="The knowledge that the tickets' passages name.")
+    ] = None,
+    validation_share: Annotated[
+        float, OwnData("--validation-share", min=0.05, max=0.5, help="Held out, to measure.")
+    ] = 0.2,
+    seed: Annotated[int, OwnData("--seed", help="Of the split and of the training.")] = 7,
 ) -> None:
-    """Train a company's models from its training tickets (needs the `learn` extra; `make learn` has it)."""
-    from workers.learning import steps
+    """Train a company's models from its example tickets, or a router from outcomes of your own (needs the `learn`
+    extra; `make learn` has it)."""
+    if not labels and not tickets:
+        if out or knowledge:
+            raise typer.BadParameter("--out and --knowledge go with --labels or --tickets")
+        from workers.learning import steps
 
-    _run(steps.learn(step, company, RUNS / "learn"))
+        _run(steps.learn(step, company, RUNS / "learn"))
+        return
+    if step != "router" or (labels and tickets) or out is None:
+        raise typer.BadParameter("learn router --labels SOURCE --out FOLDER, or --tickets instead of --labels")
+    import shlex
+
+    from streams import learn
+
+    rows, said = _run(learn.past_tickets(tickets, seed) if tickets else learn.labelled(labels))
+    console.print(said, highlight=False)
+    command = f"headgate {shlex.join(sys.argv[1:])}"
+    card = learn.train(rows, learn.Recipe(out, level, knowledge, validation_share, seed, command), bool(tickets))
+    console.print(f"router model {card.training.version} is in {out}: how good it is, says {out / 'card.md'}")
 
 
 def _fresh(folder: Path) -> Path:

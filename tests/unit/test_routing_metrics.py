@@ -15,6 +15,7 @@ from workers.learning.routing_metrics import (
     RANDOM,
     Interval,
     PgrCurve,
+    auroc,
     bootstrap,
     brier,
     decisive_accuracy,
@@ -394,3 +395,54 @@ def test_bad_arguments_are_named() -> None:
         over_splits([0.6])
     with pytest.raises(ValueError, match="figures is NaN in row 1"):
         over_splits([0.6, math.nan])
+
+
+REPEATS = st.lists(st.integers(1, 3), min_size=12, max_size=12)
+
+
+@given(some_rows(), REPEATS)
+def test_a_weight_counts_like_as_many_equal_rows(rows: Rows, repeats: list[int]) -> None:
+    """For every measure that takes weights."""
+    score, weak, strong = rows
+    times = np.array(repeats[: len(score)])
+    more = [np.repeat(values, times) for values in rows]
+    assume(float((times * (strong - weak)).sum()) > 0)
+    weighted, repeated = pgr_curve(score, weak, strong, times), pgr_curve(*more)
+    assert weighted.share == pytest.approx(repeated.share)
+    assert weighted.pgr == pytest.approx(repeated.pgr)
+    assert oracle_curve(weak, strong, times).apgr == pytest.approx(oracle_curve(more[1], more[2]).apgr)
+    chance = (score + 3) / 6
+    assert brier(chance, weak, times) == pytest.approx(brier(np.repeat(chance, times), more[1]))
+    one_bin = reliability(chance, weak, 1, times), reliability(np.repeat(chance, times), more[1], 1)
+    assert one_bin[0].ece == pytest.approx(one_bin[1].ece)
+    right = strong >= 0.5
+    if right.any() and not right.all():
+        assert auroc(score, right, times) == pytest.approx(auroc(more[0], np.repeat(right, times)))
+
+
+def test_decisive_accuracy_weighs_the_decisive_rows() -> None:
+    """Wrong on a row of 3, right on one of 1; decisions dealt at random would be right half the time."""
+    found = decisive_accuracy(flags("+-"), graded("++"), graded("--"), [3, 1])
+    assert (found.rows, found.accuracy, found.shuffled) == (2, 0.25, 0.5)
+
+
+def test_auroc_is_the_share_of_pairs_in_the_right_order() -> None:
+    """Ties count half."""
+    assert auroc(np.array([0.1, 0.4, 0.35, 0.8]), flags("--++")) == 0.75
+    assert auroc(np.array([0.5, 0.5]), flags("-+")) == 0.5
+    assert auroc(np.array([0.9, 0.1]), flags("-+")) == 0.0
+
+
+def test_auroc_needs_outcomes_of_both_kinds_as_booleans() -> None:
+    """A probability passed for an outcome would be read as true."""
+    with pytest.raises(ValueError, match="all 2 outcomes are alike"):
+        auroc([0.1, 0.2], flags("++"))
+    with pytest.raises(ValueError, match="outcome holds float64"):
+        auroc([0.1, 0.2], graded("+-"))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("weight", [[1, 0], [1, -1], [1, math.inf], [1, math.nan], [1]])
+def test_weights_are_positive_and_finite(weight: list[float]) -> None:
+    """A row that counts for nothing is to be left out."""
+    with pytest.raises(ValueError, match="weight"):
+        brier([0.5, 0.5], [0, 1], weight)

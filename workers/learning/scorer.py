@@ -72,7 +72,10 @@ def _logistic(labels: NDArray[np.bool_]) -> Any:
     from sklearn.model_selection import StratifiedKFold
 
     folds = StratifiedKFold(min(FOLDS, int(min(labels.sum(), (~labels).sum()))), shuffle=True, random_state=0)
-    return LogisticRegressionCV(Cs=REGULARISATION, cv=folds, scoring="neg_log_loss", max_iter=2000)
+    # The last two are scikit-learn's coming defaults, said now: it warns of the change at every fit.
+    return LogisticRegressionCV(
+        Cs=REGULARISATION, cv=folds, scoring="neg_log_loss", max_iter=2000, l1_ratios=(0,), use_legacy_attributes=False
+    )
 
 
 def _floats(values: NDArray[np.float64]) -> tuple[float, ...]:

@@ -24,10 +24,15 @@ from schemas.policy import Policy
 from schemas.tickets import Decision, RouteReason
 from workers.checker.features import EmbeddedKnowledge, features
 from workers.checker.gates import failed_gates
-from workers.learning import adapter, base_model, labelling, parity, passages, router, scorer
+from workers.learning import adapter, base_model, classes, heads, labelling, parity, phrases, router, scorer
+from workers.learning.classes import Subjects
 from workers.learning.company import Company, Example, as_ticket, load_company
 from workers.learning.encoder import export_encoder, quantise
 from workers.learning.labelling import Outcome
+from workers.learning.labels import LabelledOutcome, write_outcomes
+from workers.learning.phrases import Phrases
+from workers.learning.reading import Reading, read
+from workers.learning.routing_metrics import auroc
 from workers.learning.serving import served_engine
 from workers.learning.splits import distillation_set, label_set
 from workers.router.classifier import Classifier, Scores, ticket_text
@@ -95,18 +100,37 @@ class School:
         return path if path.is_file() else quantise(export_encoder(self.work / "encoder-float32"), path)
 
     @cached_property
-    def knowledge(self) -> router.Floats:
-        return self.embedded([passage.text for passage in self.company.passages])
+    def kinds(self) -> router.Floats:
+        return router.kinds(self.encoder)
 
-    def embedded(self, texts: list[str]) -> router.Floats:
-        return router.encoded(self.encoder, texts)[0]
+    @cached_property
+    def knowledge(self) -> Subjects:
+        return router.known(self.encoder, self.company.passages)
+
+    @cached_property
+    def training(self) -> Reading:
+        """Every training ticket."""
+        return self.reading(self.company.split("train"))
+
+    @cached_property
+    def phrases(self) -> Phrases:
+        return phrases.fit(self.training.pieces, self.kinds)
+
+    def reading(self, examples: list[Example]) -> Reading:
+        return read(self.encoder, _texts(examples))
+
+    @cached_property
+    def routine(self) -> Subjects:
+        """Every routine training ticket, with the passage it is about."""
+        rows = [i for i, e in enumerate(self.company.split("train")) if e.kind == "routine"]
+        examples = [self.company.split("train")[i] for i in rows]
+        return Subjects(self.training.take(rows), tuple(passage_of(e) for e in examples))
 
     @cached_property
     def unseen_probs(self) -> dict[str, router.Floats]:
         """Passage probabilities of every routine training ticket, by heads that have not seen it."""
+        found = classes.out_of_fold(self.phrases, self.routine, self.knowledge)
         routine = [e for e in self.company.split("train") if e.kind == "routine"]
-        subjects = [passage_of(e) for e in routine]
-        found = passages.out_of_fold(self.embedded(_texts(routine)), subjects, self.knowledge, sorted(self.texts))
         return {e.ticket_id: row for e, row in zip(routine, found, strict=True)}
 
     @cached_property
@@ -114,11 +138,10 @@ class School:
         """The passages that the system picks for every training and validation ticket."""
         routine = [e for e in self.company.split("train") if e.kind == "routine"]
         others = [e for e in self.company.split("train") if e.kind != "routine"] + self.company.split("validation")
-        subjects = [passage_of(e) for e in routine]
-        head = passages.fit(self.embedded(_texts(routine)), subjects, self.knowledge, list(self.texts))
+        head = classes.fit(self.phrases, self.routine, self.knowledge)
         seen = np.stack([self.unseen_probs[e.ticket_id] for e in routine])
-        unseen = head.probabilities(self.embedded(_texts(others)))
-        picks = passages.picked(np.vstack([seen, unseen]), head.passages)
+        unseen = head.probabilities(self.phrases, self.reading(others))
+        picks = classes.picked(np.vstack([seen, unseen]), head.classes)
         return {e.ticket_id: p for e, p in zip([*routine, *others], picks, strict=True)}
 
     async def learn_adapter(self) -> None:
@@ -151,23 +174,29 @@ class School:
     def outcomes(self) -> dict[str, Outcome]:
         return {o.ticket_id: o for o in labelling.load(self.work / "labels.jsonl")}
 
-    def labelled(self, examples: list[Example]) -> list[router.Labelled]:
-        """Router rows; only tickets that tier-1 was tried on have a label."""
+    def labelled(self, examples: list[Example]) -> list[LabelledOutcome]:
+        """Router rows; only tickets that tier-1 was tried on have an outcome.
+
+        None is known of tier-2: its answers here are a recording of right ones.
+        """
         return [
-            router.Labelled(
+            LabelledOutcome(
                 text=ticket_text(as_ticket(e)),
                 category=e.category,
-                passage=passage_of(e) if e.kind == "routine" else None,
-                acceptable=self.outcomes[e.ticket_id].acceptable if e.ticket_id in self.outcomes else None,
+                passage=passage_of(e) if e.kind == "routine" else "",
+                tier1_ok=self.outcomes[e.ticket_id].acceptable if e.ticket_id in self.outcomes else None,
             )
             for e in examples
         ]
 
     def learn_router(self) -> None:
-        """Train the router's heads and write its graph."""
+        """Train the router's heads and write its graph, and the outcomes that they are made from."""
         rows, validation = self.labelled(self.company.split("train")), self.labelled(self.company.split("validation"))
-        card = router.train_router(rows, validation, self.company.passages, self.folder / "router", "make learn")
-        print(msgspec.json.encode(card["validation"]).decode())
+        out = self.folder / "router"
+        out.mkdir(exist_ok=True)
+        write_outcomes([*rows, *validation], out / "outcomes.jsonl.gz")
+        card = router.train_router(rows, validation, self.company.passages, out, command="make learn")
+        print("\n".join(f"{name} {figure.estimate:.3f}" for name, figure in card.metrics.items()))
 
     def learn_checker(self) -> None:
         """Fit the scorer on drafts for tickets that neither tier-1 nor the router has seen; solve the thresholds."""
@@ -184,7 +213,7 @@ class School:
         default = scorer.solve(p_ok, scores, good, ALPHA, TIER1_USD, TIER2_USD)
         policy = Policy(scope="default", version=fitted.version, default=default)
         (self.folder / "policy.json").write_bytes(msgspec.json.format(msgspec.json.encode(policy), indent=1) + b"\n")
-        print(f"scorer AUROC {router.auroc(scores, good):.3f} (cross-fitted, {len(rows)} drafts)\n{default}")
+        print(f"scorer AUROC {auroc(scores, good):.3f} (cross-fitted, {len(rows)} drafts)\n{default}")
 
     def rows(self, classifier: Classifier, drafts: list[tuple[Draft, bool]]) -> list[scorer.LabelledDraft]:
         """Drafts as the scorer sees them; training tickets as a graph reads them that has not seen them."""
@@ -204,9 +233,7 @@ class School:
         examples = [e for e in self.company.examples if e.ticket_id in self.outcomes]
         scores = classifier.classify(_texts(examples))
         train = self.labelled(self.company.split("train"))
-        embeddings, lengths = router.encoded(self.encoder, [row.text for row in train])
-        ids = [passage.id for passage in self.company.passages]
-        honest = router.out_of_fold_p_ok(train, embeddings, lengths, self.knowledge, ids)
+        honest = heads.out_of_fold_p_ok(train, self.training, self.knowledge, self.kinds)
         p_ok = dict(zip([e.ticket_id for e in self.company.split("train")], honest, strict=True))
         found = []
         for example, score in zip(examples, scores, strict=True):
