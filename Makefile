@@ -4,6 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 UV     := $(BIN)/uv
 ARGS   ?=
+STEP   ?= all
 
 .DEFAULT_GOAL := help
 .PHONY: help demo up test check bench chaos learn schemas lock clean
@@ -23,7 +24,7 @@ test: $(VENV)/dev.stamp check  ## style, types, then unit, contract and integrat
 check: $(VENV)/dev.stamp
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
 
-bench: .venv-bench/bench.stamp  ## run benchmarks/NAME.py; its last line is JSON (NAME=stream, kills or quality)
+bench: .venv-bench/bench.stamp  ## run benchmarks/NAME.py; its last line is JSON (NAME=router_quality, router_speed, stream, kills or quality)
 	@PYTHONPATH=. .venv-bench/bin/python benchmarks/$(NAME).py $(ARGS)
 
 chaos: $(VENV)/run.stamp  ## kill, freeze and restart the chain at work, then look for what it lost (ARGS="--rounds 24 --json")
@@ -32,8 +33,8 @@ chaos: $(VENV)/run.stamp  ## kill, freeze and restart the chain at work, then lo
 schemas: $(VENV)/dev.stamp  ## write the JSON Schemas and the AsyncAPI document anew
 	@$(BIN)/headgate schemas
 
-learn: .venv-learn/learn.stamp  ## train adapter, router and checker of the example company anew (about an hour on two cores)
-	@.venv-learn/bin/headgate learn all $(ARGS)
+learn: .venv-learn/learn.stamp  ## train the example company's models anew (an hour on two cores), or a router of your own (STEP=router ARGS="--labels FILE --out FOLDER")
+	@.venv-learn/bin/headgate learn $(STEP) $(ARGS)
 
 lock:  ## resolve the dependencies anew into requirements/*.txt
 	@$(UV) pip compile -q --generate-hashes --no-emit-index-url --no-header --no-annotate --universal --python-version 3.11 requirements/uv.in -o requirements/uv.txt

@@ -21,7 +21,7 @@ from benchmarks.payload import BATCH_BYTES, CALLS_IN_FLIGHT, POLL_RECORDS, answe
 from schemas.tickets import Ticket
 from schemas.topics import TICKETS
 from streams.run import configure_logs
-from streams.runtime.loop import StageLoop, relax_collector
+from streams.runtime.loop import StageLoop, tune_interpreter
 from streams.runtime.stage import Done, Record, Result, Stage, singly
 from streams.settings import KafkaSettings
 
@@ -117,7 +117,7 @@ def calls(call_s: float, in_flight: int) -> Stage[Ticket]:
 async def runtime(stage: Stage[Ticket], servers: str, prefix: str, log_level: str = "warning") -> None:
     """Run a stage of ours as `headgate run` does, until SIGTERM."""
     configure_logs(stage.name, log_level)
-    relax_collector()
+    tune_interpreter()
     loop = StageLoop(stage, KafkaSettings(bootstrap_servers=servers, topic_prefix=prefix))
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, loop.stop)
     await loop.run()

@@ -20,7 +20,7 @@ from schemas.events import StageName
 from streams import checker, router, tier1, tier2
 from streams.runtime import metrics
 from streams.runtime.group import DuplicateInstanceError
-from streams.runtime.loop import StageLoop, relax_collector
+from streams.runtime.loop import StageLoop, tune_interpreter
 from streams.runtime.stage import Stage
 from streams.settings import Settings, SettingsError
 
@@ -101,7 +101,7 @@ async def run(name: StageName, settings: Settings) -> int:
 
 async def _run(stage: Stage[Any], settings: Settings) -> int:
     loop = StageLoop(stage, settings.kafka)
-    relax_collector()
+    tune_interpreter()
     engine_ready = stage.ready is None
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, loop.stop)

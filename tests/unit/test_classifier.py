@@ -65,7 +65,7 @@ def test_no_texts_give_no_scores(classifier: Classifier) -> None:
 def test_a_gpus_padded_batches_give_the_scores_of_single_texts(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On the CPU's provider here, through the same bound memory."""
     alone = Classifier(model).classify(TEXTS)
-    monkeypatch.setattr(module, "Singly", lambda session, pool: Bucketed(session, OUTPUTS, MAX_TOKENS, "cpu"))
+    monkeypatch.setattr(module, "Unpadded", lambda session, pool: Bucketed(session, OUTPUTS, MAX_TOKENS, "cpu"))
     for single, batched in zip(alone, Classifier(model).classify(TEXTS), strict=True):
         assert batched.p_ok == pytest.approx(single.p_ok)
         assert batched.passages == single.passages

@@ -1,4 +1,4 @@
-"""Passes through the graph: the same numbers singly and in fixed buckets, from any number of threads."""
+"""Passes through the graph: the same numbers without padding and in fixed buckets, from any number of threads."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -8,7 +8,7 @@ import pytest
 
 from tests.toy_model import metadata, toy_graph
 from workers.router.classifier import OUTPUTS
-from workers.router.passes import Bucketed, Passes, Singly
+from workers.router.passes import Bucketed, Passes, Unpadded
 from workers.router.pieces import padded
 from workers.router.session import build_session
 
@@ -18,11 +18,11 @@ RNG = np.random.default_rng(3)
 TEXTS = [RNG.integers(1, 8, size=n).tolist() for n in RNG.integers(1, MAX_TOKENS + 1, size=150)]
 
 
-@pytest.fixture(params=["singly", "bucketed"])
+@pytest.fixture(params=["unpadded", "bucketed"])
 def passes(request: pytest.FixtureRequest) -> Iterator[Passes]:
     """Both ways; the GPU's memory is the CPU's here."""
     with ThreadPoolExecutor(2) as pool:
-        yield Singly(SESSION, pool) if request.param == "singly" else Bucketed(SESSION, OUTPUTS, MAX_TOKENS, "cpu")
+        yield Unpadded(SESSION, pool) if request.param == "unpadded" else Bucketed(SESSION, OUTPUTS, MAX_TOKENS, "cpu")
 
 
 def alone(text: list[int], output: str) -> np.ndarray:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from tokenizers.processors import TemplateProcessing
 
 from tests.toy_model import WORDS, toy_tokenizer
-from workers.router.pieces import PIECE_CHARS, SIZES, Bucket, batches, buckets, load_tokenizer, padded, tokenise
+from workers.router.pieces import PIECE_CHARS, SIZES, Bucket, batches, buckets, equals, load_tokenizer, padded, tokenise
 
 TOKENIZER = toy_tokenizer()
 
@@ -119,3 +119,13 @@ def test_the_shapes_end_at_the_longest_text_that_there_is() -> None:
     assert {b.width for b in buckets(256)} == {32, 64, 128, 256}
     assert {b.width for b in buckets(512)} == {32, 64, 128, 256, 512}
     assert buckets(6) == [Bucket(size, 6) for size in SIZES]
+
+
+@given(st.lists(st.integers(1, 6), max_size=40), st.integers(1, 9))
+def test_texts_of_one_length_go_together_and_the_most_work_first(lengths: list[int], most: int) -> None:
+    """Each text once, no group mixes lengths or is too large, and none follows that has more to read."""
+    groups = equals(lengths, most)
+    assert sorted(i for group in groups for i in group) == list(range(len(lengths)))
+    assert all(len(group) <= most and len({lengths[i] for i in group}) == 1 for group in groups)
+    work = [len(group) * lengths[group[0]] for group in groups]
+    assert work == sorted(work, reverse=True)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from workers.learning.encoder import MAX_TOKENS
 from workers.router.cores import usable_cores
-from workers.router.passes import Singly
+from workers.router.passes import Unpadded
 from workers.router.pieces import load_tokenizer, tokenise
 from workers.router.session import build_session
 
@@ -40,5 +40,5 @@ def read(encoder: Path, texts: Sequence[str]) -> Reading:
     tokenizer = load_tokenizer(encoder.with_name("tokenizer.json").read_text("utf-8"))
     pieces = [tokenise(tokenizer, text, MAX_TOKENS).ids for text in texts]
     with ThreadPoolExecutor(usable_cores()) as pool:
-        (embeddings,) = Singly(build_session(encoder.read_bytes(), "cpu"), pool).run(pieces, ["pooled"])
+        (embeddings,) = Unpadded(build_session(encoder.read_bytes(), "cpu"), pool).run(pieces, ["pooled"])
     return Reading(pieces, embeddings.astype(np.float64))

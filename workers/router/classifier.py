@@ -18,7 +18,7 @@ from tokenizers import Tokenizer
 
 from schemas.tickets import Ticket
 from workers.router.cores import usable_cores
-from workers.router.passes import Bucketed, Passes, Singly
+from workers.router.passes import Bucketed, Passes, Unpadded
 from workers.router.pieces import load_tokenizer, tokenise
 from workers.router.session import Device, build_session
 
@@ -111,7 +111,7 @@ class Classifier:
         self._max_tokens = contents.max_tokens
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="router-model")
         self._passes: Passes = (
-            Singly(session, self._pool) if device == "cpu" else Bucketed(session, OUTPUTS, self._max_tokens, device)
+            Unpadded(session, self._pool) if device == "cpu" else Bucketed(session, OUTPUTS, self._max_tokens, device)
         )
         self._warm_up()
 

@@ -85,6 +85,18 @@ def padded(pieces: Sequence[Sequence[int]], width: int | None = None, size: int 
     return {"input_ids": ids, "attention_mask": mask}
 
 
+def equals(lengths: Sequence[int], most: int) -> list[list[int]]:
+    """Indices of texts of one length together, at most `most` to a group.
+
+    The group with most to read comes first: the last one to end then leaves other threads idle for the shortest time.
+    """
+    of_length: dict[int, list[int]] = {}
+    for i, length in enumerate(lengths):
+        of_length.setdefault(length, []).append(i)
+    groups = [group[start : start + most] for group in of_length.values() for start in range(0, len(group), most)]
+    return sorted(groups, key=lambda group: -len(group) * lengths[group[0]])
+
+
 @dataclass(frozen=True, slots=True)
 class Bucket:
     """A fixed shape of a batch: so many rows, so many word pieces."""
