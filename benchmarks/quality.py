@@ -23,6 +23,7 @@ from workers.knowledge import load_knowledge
 from workers.learning.company import Example, as_ticket, load_company
 from workers.learning.labelling import Outcome, as_draft, outcomes
 from workers.learning.serving import served_engine
+from workers.router.budget import Budget
 from workers.router.classifier import Classifier, ticket_text
 from workers.router.policy import decide
 
@@ -34,8 +35,8 @@ def decisions(examples: Sequence[Example], classifier: Classifier) -> list[Decis
     """The router's decision on every ticket."""
     policy = load_policy(FERNWAY / "policy.json")
     scores = classifier.classify([ticket_text(as_ticket(e)) for e in examples])
-    rng = random.Random(0)
-    return [decide(as_ticket(e), s, policy, 0.0, rng) for e, s in zip(examples, scores, strict=True)]
+    rng, unlimited = random.Random(0), Budget()
+    return [decide(as_ticket(e), s, policy, unlimited, 0.0, rng) for e, s in zip(examples, scores, strict=True)]
 
 
 async def tier1(examples: Sequence[Example], decided: Sequence[Decision], adapter: Path | None) -> list[Outcome]:
