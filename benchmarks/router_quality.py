@@ -52,6 +52,7 @@ PUBLISHED = {
 
 FIGURES = ("APGR", "CPT(50)", "CPT(80)")
 CURVE = (250, 500, 1_000, 1_500, 3_000, 6_000, 9_000)
+CURVE_SPLITS = 4
 
 console = Console()
 
@@ -70,11 +71,13 @@ class Bench:
     def load(self, name: Name) -> RoutingSet:
         return load(name, self.data, self.classifier, MODEL, OUT)
 
-    def measured(self, rows: RoutingSet, method: str, labels: int) -> list[tuple[float, float, float]]:
+    def measured(
+        self, rows: RoutingSet, method: str, labels: int, seeds: Sequence[int] | None = None
+    ) -> list[tuple[float, float, float]]:
         """FIGURES of each split; splits go side by side."""
         # Two workers: each holds a set's matrices. Their BLAS would start as many threads again.
         with ProcessPoolExecutor(2, initializer=threadpool_limits, initargs=(1,)) as pool:
-            return list(pool.map(partial(_figures, self.methods.named(method), rows, labels), self.seeds))
+            return list(pool.map(partial(_figures, self.methods.named(method), rows, labels), seeds or self.seeds))
 
 
 def scored(score: Method, rows: RoutingSet, labels: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -137,9 +140,11 @@ def closer_look(bench: Bench, rows: RoutingSet, labels: int) -> None:
 
 def curve_of_labels(bench: Bench, rows: RoutingSet) -> None:
     """MMLU's figures by the number of labels that were learned from."""
-    table = Table("MMLU, labels", *FIGURES)
+    seeds = bench.seeds[:CURVE_SPLITS]
+    table = Table(f"MMLU, labels, {len(seeds)} splits", *FIGURES)
     for labels in CURVE:
-        spreads = [over_splits(column) for column in zip(*bench.measured(rows, "Headgate", labels), strict=True)]
+        figures = zip(*bench.measured(rows, "Headgate", labels, seeds), strict=True)
+        spreads = [over_splits(column) for column in figures]
         table.add_row(str(labels), f"{spreads[0].mean:.3f}", *(f"{x.mean:.1f}" for x in spreads[1:]))
     console.print(table)
 
