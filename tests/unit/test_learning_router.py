@@ -40,8 +40,8 @@ def scores(p_ok: float, category: str = "billing", in_scope: float = 0.5) -> Sco
     return Scores(p_ok, category, 0.9, (), none, none, in_scope=in_scope)
 
 
-def test_agreement_needs_the_same_category_and_the_same_sides() -> None:
-    """Of p_ok = 0.5, which itself counts as yes, and of the limit of scope."""
+def test_agreement_needs_the_same_category_and_tier() -> None:
+    """A ticket is tier-1's from p_ok = 0.5 on, if it is in scope."""
     exact = [scores(0.5), scores(0.6), scores(0.9), scores(0.1), scores(0.9, in_scope=0.051)]
     small = [scores(0.49), scores(0.99), scores(0.9, "faults"), scores(0.2), scores(0.9, in_scope=0.049)]
     assert agreement_of(exact, small) == 0.4
