@@ -36,7 +36,7 @@ class Reading:
 
 
 def read(encoder: Path, texts: Sequence[str]) -> Reading:
-    """Read texts with the encoder's graph and the tokenizer.json beside it, one by one as serving on a CPU does."""
+    """Read texts with the encoder's graph and the tokenizer.json beside it, as serving on a CPU does."""
     tokenizer = load_tokenizer(encoder.with_name("tokenizer.json").read_text("utf-8"))
     pieces = [tokenise(tokenizer, text, MAX_TOKENS).ids for text in texts]
     with ThreadPoolExecutor(usable_cores()) as pool:
