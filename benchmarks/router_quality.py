@@ -135,7 +135,7 @@ def closer_look(bench: Bench, rows: RoutingSet, labels: int) -> None:
     console.print(f"  calibration error: weak {eces[0]:.3f}, strong {eces[1]:.3f} on {len(test)} rows", highlight=False)
     OUT.mkdir(parents=True, exist_ok=True)
     duel = Duel(scores, weak, strong, np.ones(len(tested)))
-    console.print(f"  plot: {plots.pgr(duel, OUT / f'{rows.name}-{labels}.svg')}", highlight=False)
+    console.print(f"  plot: {plots.pgr(duel, OUT / f'{rows.name}.svg')}", highlight=False)
 
 
 def curve_of_labels(bench: Bench, rows: RoutingSet) -> None:
