@@ -7,10 +7,10 @@ ARGS   ?=
 STEP   ?= all
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test check bench chaos learn schemas lock clean
+.PHONY: help demo up test test-learn check bench chaos learn schemas lock clean
 
 help:  ## list the commands
-	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(VENV)/run.stamp  ## the whole chain, end to end, on example tickets (ARGS="--tickets 40 --json")
 	@$(BIN)/headgate demo $(ARGS)
@@ -20,6 +20,9 @@ up: $(VENV)/run.stamp  ## the whole chain, staying up for your own tickets
 
 test: $(VENV)/dev.stamp check  ## style, types, then unit, contract and integration tests (real Kafka)
 	@$(BIN)/pytest $(ARGS)
+
+test-learn: .venv-learn/learn.stamp  ## the tests of training, which `make test` skips: they need torch and scikit-learn
+	@.venv-learn/bin/pytest tests/unit/test_learn*.py tests/unit/test_cold_start.py $(ARGS)
 
 check: $(VENV)/dev.stamp
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
