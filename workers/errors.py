@@ -16,3 +16,21 @@ class PermanentError(Exception):
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
         self.reason = reason
+
+
+class HeldError(Exception):
+    """Nothing is wrong with this ticket and nothing was tried: do it again in `after_s`, however often that happens."""
+
+    def __init__(self, reason: str, after_s: float) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.after_s = after_s
+
+
+class WorkerDiedError(Exception):
+    """The worker can't do anything any more: the process must end, so that its supervisor starts it again. The record
+    is not done, and not failed either."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason

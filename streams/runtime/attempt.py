@@ -8,6 +8,7 @@ import structlog
 from msgspec import Struct
 
 from streams.runtime.stage import DeadLetter, Done, Origin, Record, Result, Stage
+from workers.errors import WorkerDiedError
 from workers.retry import Retry, after_failure
 
 T = TypeVar("T", bound=Struct)
@@ -19,6 +20,9 @@ async def handled(stage: Stage[T], records: Sequence[Record[T]]) -> Sequence[Res
     """The handler's results; a batch that fails as a whole is run record by record: the guilty one stands alone."""
     try:
         results = await stage.handler(records)
+    except WorkerDiedError:
+        # Nobody's failure: the process ends, and the records are done by whoever starts next.
+        raise
     except Exception as exc:
         if len(records) == 1:
             return [exc]

@@ -30,6 +30,7 @@ from streams.runtime.partition import Partition, Work
 from streams.runtime.slots import Slots
 from streams.runtime.stage import DeadLetter, Done, Result, Stage
 from streams.settings import KafkaSettings
+from workers.errors import HeldError
 from workers.retry import Retry
 
 T = TypeVar("T", bound=Struct)
@@ -267,6 +268,9 @@ class Dispatcher(Generic[T]):
         if work.partition.closed:
             self._drop(work)
             return
+        if isinstance(result, HeldError):
+            self._hold_back(work, result)
+            return
         work.attempts += 1
         if isinstance(result, Exception) and work.record is not None:
             now = time.time()
@@ -306,23 +310,36 @@ class Dispatcher(Generic[T]):
         self._again[work.partition.lane].append(work)
         self._dispatch_soon()
 
+    def _hold_back(self, work: Work[T], held: HeldError) -> None:
+        """Nothing was tried. A long wait is spent on the retry topic: here it would keep others from beginning."""
+        log.info("record_held", origin=str(work.origin), reason=held.reason, after_s=round(held.after_s, 1))
+        if held.after_s < PARK_S or not self._parkable(work):
+            self._rest(work, held.after_s)
+        else:
+            self._park(work, time.time() + held.after_s)
+
     def _park_lowest(self, partition: Partition[T]) -> None:
         """Move a record that rests out of the way of the commit point: to the retry topic, to be tried when due."""
         offset = partition.offsets.lowest
         if offset not in partition.resting:
             return
         work, handle = partition.resting[offset]
-        if work.size_bytes > self.stage.topic.max_message_bytes:
-            # It came in compressed, and the retry topic would not take it: it stays, and the partition waits.
+        if not self._parkable(work):
             return
         del partition.resting[offset]
         handle.cancel()
         self.slots.take_up(work)
-        now = time.time()
-        written_s = work.record.timestamp_s if work.record else 0.0
-        due_s = max(now + PARK_S, now + handle.when() - asyncio.get_running_loop().time())
         self.slots.hold(work)
-        parked = Parked(work.origin, written_s, work.attempts, work.first_failed_s or now, due_s)
+        now = time.time()
+        self._park(work, max(now + PARK_S, now + handle.when() - asyncio.get_running_loop().time()))
+
+    def _parkable(self, work: Work[T]) -> bool:
+        """One that came in compressed may be larger than the retry topic takes: it stays, and the partition waits."""
+        return work.size_bytes <= self.stage.topic.max_message_bytes
+
+    def _park(self, work: Work[T], due_s: float) -> None:
+        written_s = work.record.timestamp_s if work.record else 0.0
+        parked = Parked(work.origin, written_s, work.attempts, work.first_failed_s or time.time(), due_s)
         self._settle(work, parked, mark=True)
 
     def _drop(self, work: Work[T]) -> None:

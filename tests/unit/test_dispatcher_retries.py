@@ -25,7 +25,7 @@ from tests.dispatching import (
     until,
     worked_off,
 )
-from workers.errors import RetryableError
+from workers.errors import HeldError, RetryableError, WorkerDiedError
 from workers.retry import RetryLimits
 
 BUSY = RetryableError("busy")
@@ -225,3 +225,41 @@ async def test_a_parked_record_ages_from_its_first_failure() -> None:
         await until(lambda: bool(worker.open))
         worker.call_of("a").end(BUSY)
         await until(lambda: delivery.names("dead-letters") == ["a"])
+
+
+async def test_a_record_that_is_held_has_not_been_tried() -> None:
+    """However often: where one attempt is all there is, it comes back, and is done as in its first try."""
+    worker = Worker()
+    async with processing(worker, retry=RetryLimits(attempts=1)) as process:
+        delivery = process.names(process.open(), "a")
+        for number in (1, 2, 3):
+            await until(lambda number=number: len(worker.calls) == number)  # type: ignore[misc]
+            worker.call_of("a").end(HeldError("no money", after_s=0.001))
+        await until(lambda: len(worker.calls) == 4)
+        worker.call_of("a").end()
+        await until(lambda: delivery.names() == ["a"])
+        assert process.slots == 0
+
+
+async def test_a_long_hold_is_spent_on_the_retry_topic() -> None:
+    """Many held tickets must not keep others from beginning: they are parked until they are due."""
+    worker, started_s = Worker(), time.time()
+    async with processing(worker, max_in_flight=2) as process:
+        delivery = process.names(process.open(), *"abcdef")
+        await worked_off(worker, lambda: len(delivery.names("tickets.retry")) == 6, HeldError("no money", 600.0))
+        lives = [read_parked(m.headers) for m in delivery.messages if m.topic_name == "tickets.retry"]
+        assert all(life and life.attempts == 0 and life.due_s >= started_s + 600 for life in lives)
+        process.names(process.opened[0], "g", first=6)
+        await worked_off(worker, lambda: delivery.names() == ["g"])
+
+
+async def test_a_dead_worker_ends_the_process_and_fails_no_record() -> None:
+    """Its supervisor starts it again, and the record is done then."""
+    worker = Worker()
+    async with processing(worker) as process:
+        delivery = process.names(process.open(), "a")
+        await until(lambda: bool(worker.open))
+        worker.call_of("a").ended.set_exception(WorkerDiedError("the engine is dead"))
+        await until(lambda: bool(process.failures))
+        assert isinstance(process.failures[0], WorkerDiedError)
+        assert delivery.commits == []
