@@ -67,6 +67,8 @@ class Answer(Struct, frozen=True, kw_only=True):
     received_at: Moment
     answered_at: Moment
     metadata: dict[str, str] = {}
+    instead_of: str = ""
+    """The model that was to answer, where a spend limit left no more for it; empty if `model` is the one."""
 
 
 class HandoffReason(StrEnum):

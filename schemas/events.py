@@ -40,9 +40,21 @@ class Event(Struct, frozen=True, kw_only=True):
     model: str = ""
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    prompt_cut_chars: int = 0
+    """Characters of the ticket and of the passages that didn't fit into the tier's prompt."""
     calls: int = 0
     cost_usd: float = 0.0
     """This stage's own cost of this ticket."""
+    cost_per_hour_usd: float | None = None
+    """What tier-1 costs by its engine's price per hour; `cost_usd` is this one or the next."""
+    cost_per_token_usd: float | None = None
+    """What tier-1 costs by the tokens' price; None where they have none."""
+    engine_s: float = 0.0
+    """This ticket's share of the time that tier-1's engine was busy."""
+    exposure_usd: float = 0.0
+    """What calls whose outcome is unknown may have cost on top, at most."""
+    instead_of: str = ""
+    """The model that was to answer, where a spend limit left no more for it."""
     duration_s: float = 0.0
     """This stage's own work on this ticket."""
     age_s: float = 0.0

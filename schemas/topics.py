@@ -11,6 +11,7 @@ from schemas.events import Event
 from schemas.labels import Feedback, Label
 from schemas.policy import Policy
 from schemas.seen import Seen
+from schemas.spend import SpendEntry, SpendSnapshot
 from schemas.tickets import Routed, Ticket
 
 DAY_MS = 24 * 3600 * 1000
@@ -39,6 +40,8 @@ class Topic:
     """None means the configured number."""
     max_message_bytes: int = 4 * MIB
     """Four times a ticket's limit by default: later records carry the ticket and what was added to it."""
+    broker_time: bool = False
+    """Whether a record's time is the broker's when it takes the record, and not the producer's."""
 
     def limit_bytes(self, twin: str = "") -> int:
         """Largest message of the topic or of a twin: a parked record is the record and its life so far."""
@@ -66,6 +69,22 @@ SEEN = Topic(
     twins=(BACKFILL,),
 )
 """Which tickets were taken in lately, partition by partition as they stand in `tickets`."""
+SPEND = Topic(
+    "spend",
+    SpendEntry,
+    "none",
+    "tier2",
+    "tier2",
+    # A month and the one before it, so that the whole of a month can be read again.
+    retention_ms=62 * DAY_MS,
+    # One order of all steps.
+    partitions=1,
+    max_message_bytes=MIB,
+    # The limits' periods must not depend on any process's clock.
+    broker_time=True,
+)
+SPEND_SNAPSHOTS = Topic("spend-snapshots", SpendSnapshot, "book", "tier2", "tier2", cleanup="compact", partitions=1)
+"""Where a process that starts begins to read `spend`."""
 DEAD_LETTERS = Topic(
     "dead-letters",
     None,
@@ -89,6 +108,8 @@ TOPICS: tuple[Topic, ...] = (
     LABELS,
     POLICY,
     SEEN,
+    SPEND,
+    SPEND_SNAPSHOTS,
     DEAD_LETTERS,
 )
 

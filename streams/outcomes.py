@@ -49,6 +49,7 @@ def answer(draft: Draft, verdict: Verdict) -> Answer:
         received_at=routed.received_at,
         answered_at=utc_now(),
         metadata=ticket.metadata,
+        instead_of=draft.instead_of,
     )
 
 
@@ -58,8 +59,10 @@ def handoff(
     detail: str,
     draft: Draft | None = None,
     verdict: Verdict | None = None,
+    tier2_usd: float = 0.0,
 ) -> Handoff:
-    """A ticket for a person, with everything that was tried; `draft` is the one just refused, if any."""
+    """A ticket for a person, with everything that was tried; `draft` is the one just refused, if any, and `tier2_usd`
+    what calls cost that gave none."""
     last = (refused(draft, verdict),) if draft and verdict else ()
     return Handoff(
         ticket=routed.ticket,
@@ -67,18 +70,18 @@ def handoff(
         detail=detail,
         decision=routed.decision,
         attempts=(*routed.attempts, *last),
-        costs=costs(routed, draft, verdict),
+        costs=costs(routed, draft, verdict, tier2_usd),
         received_at=routed.received_at,
         handed_off_at=utc_now(),
     )
 
 
-def costs(routed: Routed, draft: Draft | None, verdict: Verdict | None) -> Costs:
+def costs(routed: Routed, draft: Draft | None, verdict: Verdict | None, tier2_usd: float = 0.0) -> Costs:
     """What the ticket cost so far, by part; the draft in hand counts for its tier."""
     spent = [(a.tier, a.cost_usd) for a in routed.attempts] + ([(draft.tier, draft.cost_usd)] if draft else [])
     return Costs(
         router_usd=routed.decision.cost_usd,
         tier1_usd=sum(usd for tier, usd in spent if tier == "tier1"),
         checker_usd=routed.checker_cost_usd + (verdict.cost_usd if verdict else 0.0),
-        tier2_usd=sum(usd for tier, usd in spent if tier == "tier2"),
+        tier2_usd=tier2_usd + sum(usd for tier, usd in spent if tier == "tier2"),
     )

@@ -8,9 +8,8 @@ relative to the file's folder.
 
 import os
 import tomllib
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from pydantic_settings import (
@@ -80,17 +79,65 @@ class RouterSettings(_Section):
 
 
 class Tier1Settings(_Section):
-    """The cheap tier: any OpenAI-compatible server."""
+    """The cheap tier."""
 
+    engine: Literal["openai", "vllm"] = "openai"
+    """Any OpenAI-compatible server, or vLLM in this process (the extra `vllm`)."""
     base_url: str = "http://127.0.0.1:8081/v1"
     model: str = "smollm2-135m-fernway"
+    """The model's name, there and in the drafts."""
+    models: Path | None = None
+    """Several models with their shares of the tickets, instead of `model`; one that takes the file's place is in force
+    some seconds later, without a restart."""
+    model_folder: Path | None = None
+    """vLLM in process: the base model's folder."""
+    device: Literal["cpu", "cuda"] = "cuda"
+    """vLLM in process: where it runs."""
     api_key: SecretStr | None = None
+    context_tokens: int = Field(768, ge=64)
+    """The model's window: prompt and answer. A longer prompt is cut, and the draft says so."""
     max_tokens: int = Field(120, ge=1)
     in_flight: int = Field(16, ge=1)
     """Tickets that the process has begun and not committed: about what the engine generates at a time."""
     timeout_s: float = Field(90.0, gt=0)
+    cost: Literal["hour", "token"] = "hour"
+    """Which price makes a draft's cost; events have both."""
     usd_per_hour: float = Field(0.08, ge=0)
     """Price of the engine while it is busy: two cloud CPU cores by default (a guess, to be set)."""
+    usd_per_million_prompt_tokens: float | None = Field(None, ge=0)
+    usd_per_million_completion_tokens: float | None = Field(None, ge=0)
+
+
+class TargetSettings(_Section):
+    """A further model of tier-2."""
+
+    provider: Literal["anthropic", "openai"]
+    base_url: str
+    model: str
+    role: Literal["primary", "fallback", "cheaper"] = "fallback"
+    """A primary shares the tickets by weight; a fallback gets those that no primary can take, in the order of the list;
+    a cheaper one gets those for which a spend limit leaves no more, if `when_spent` says so."""
+    weight: float = Field(1.0, gt=0)
+    api_key: SecretStr | None = None
+    api_key_file: Path | None = None
+    api_key_env: str | None = None
+    """Name of the variable that holds the key."""
+
+
+class TenantSpendSettings(_Section):
+    """Spend limits of one tenant, dollars by UTC calendar minute, day and month."""
+
+    minute_usd: float | None = Field(None, ge=0)
+    day_usd: float | None = Field(None, ge=0)
+    month_usd: float | None = Field(None, ge=0)
+
+
+class SpendSettings(TenantSpendSettings):
+    """Spend limits of tier-2, all processes together."""
+
+    each_tenant: TenantSpendSettings = TenantSpendSettings()
+    """For every tenant that has none of its own in `tenants`."""
+    tenants: dict[str, TenantSpendSettings] = {}
 
 
 class Tier2Settings(_Section):
@@ -100,15 +147,30 @@ class Tier2Settings(_Section):
     base_url: str = "https://api.anthropic.com"
     model: str = "claude-sonnet-5-5"
     api_key: SecretStr | None = None
+    api_key_file: Path | None = None
+    weight: float = Field(1.0, gt=0)
+    """Share of the tickets, relative to the other primaries in `targets`."""
+    targets: tuple[TargetSettings, ...] = ()
+    """Further providers and models."""
     max_tokens: int = Field(500, ge=1)
     in_flight: int = Field(64, ge=1)
     """Tickets that the process has begun and not committed: most calls at a time, and most that a crash pays twice."""
     timeout_s: float = Field(60.0, gt=0)
     deadline_s: float = Field(120.0, gt=0)
     """From the first call for a ticket, waits and retries included."""
-    spend_limit_usd: float | None = Field(None, ge=0)
-    spend_file: Path | None = None
-    """Where this process keeps its ledger, so that a restart remembers what was spent."""
+    hedge: bool = False
+    """Ask a second time when an answer takes longer than 95 % of the others did, for at most 5 % of the calls."""
+    redact: bool = True
+    """E-mail addresses, phone, card and account numbers stay here: the provider sees placeholders."""
+    phone_region: str = Field("US", pattern="^[A-Z]{2}$")
+    """The country of phone numbers that are written without one."""
+    prices: Path | None = None
+    """A price table of your own; its rows win over the built-in ones."""
+    spend: SpendSettings = SpendSettings()
+    when_spent: tuple[Literal["hold", "cheaper_model", "handoff"], ...] = ("handoff",)
+    """What becomes of a ticket for which a spend limit leaves no more: the first that is possible."""
+    hold_s: float = Field(3600.0, gt=0, allow_inf_nan=False)
+    """A ticket is held only if the limit's period ends within this time."""
 
 
 class CheckerSettings(_Section):
@@ -187,19 +249,38 @@ def load() -> Settings:
 
 def _unknown_variables() -> list[str]:
     """HEADGATE_* variables that name no setting; pydantic-settings would pass over a misspelt one in silence."""
-    known = {CONFIG}
-    for name, field in Settings.model_fields.items():
-        section = field.annotation
-        inner = section.model_fields if isinstance(section, type) and issubclass(section, BaseModel) else ()
-        known |= {f"{PREFIX}{name}__{key}".upper() for key in inner} if inner else {(PREFIX + name).upper()}
+    known = {CONFIG, *_variables(Settings, PREFIX)}
     return sorted(name for name in os.environ if name.startswith(PREFIX) and name.upper() not in known)
 
 
-def _anchored(settings: Settings, folder: Path) -> Settings:
+def _variables(section: type[BaseModel], prefix: str) -> set[str]:
+    """The variables that set something in a section."""
+    known = set()
+    for name, field in section.model_fields.items():
+        inner, variable = field.annotation, (prefix + name).upper()
+        known |= {variable} if not _is_section(inner) else _variables(inner, f"{variable}__")
+    return known
+
+
+def _is_section(annotation: Any) -> TypeGuard[type[BaseModel]]:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+
+
+S = TypeVar("S", bound=BaseModel)
+
+
+def _anchored(section: S, folder: Path) -> S:
     """The same settings with every path made absolute, relative ones from the configuration file's folder."""
 
-    def paths(values: Iterable[tuple[str, Any]]) -> dict[str, Path]:
-        return {name: folder / value for name, value in values if isinstance(value, Path)}
+    def anchored(value: Any) -> Any:
+        match value:
+            case Path():
+                return folder / value
+            case BaseModel():
+                return _anchored(value, folder)
+            case tuple():
+                return tuple(anchored(each) for each in value)
+            case _:
+                return value
 
-    sections = {n: s.model_copy(update=paths(s)) for n, s in settings if isinstance(s, _Section)}
-    return settings.model_copy(update=sections | paths(settings))
+    return section.model_copy(update={name: anchored(value) for name, value in section})

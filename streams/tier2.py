@@ -1,31 +1,51 @@
 """The tier-2 agent: tier2 -> drafts; what the provider can't or mustn't answer goes to a person."""
 
-from collections.abc import AsyncIterator
+import os
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
 from schemas.answers import HandoffReason
 from schemas.events import Event
 from schemas.tickets import Routed
 from schemas.topics import DRAFTS, HANDOFFS, TIER2
+from streams import tier2_metrics
 from streams.events import draft_event
 from streams.outcomes import handoff
 from streams.runtime.clock import age_s, utc_now
 from streams.runtime.stage import DeadLetter, Done, Output, Record, Stage, dead_letter, singly
-from streams.settings import Settings, SettingsError
-from workers.errors import PermanentError
+from streams.settings import Settings, SettingsError, SpendSettings, TargetSettings, Tier2Settings
+from streams.spend import SharedSpend
 from workers.knowledge import load_knowledge
 from workers.retry import RetryLimits
-from workers.tier2.client import Tier2, Tier2Config, UnavailableError
-from workers.tier2.spend import SpendLimitError
+from workers.tier2.client import HandoffError, Tier2, Tier2Config, Why
+from workers.tier2.prices import Prices
+from workers.tier2.spend import SpendDesk, SpendLimits, TenantLimits
+from workers.tier2.targets import Target
+
+REASONS: Mapping[Why, HandoffReason] = {
+    "unavailable": HandoffReason.TIER2_UNAVAILABLE,
+    "rejected": HandoffReason.TIER2_REJECTED,
+    "spend_limit": HandoffReason.SPEND_LIMIT,
+}
 
 
 @asynccontextmanager
 async def stage(settings: Settings) -> AsyncIterator[Stage[Routed]]:
-    """The tier-2 stage on its provider's connection pool.
+    """The tier-2 stage, with the ledger that all tier-2 processes share.
 
-    Raises: SettingsError without an API key; ValueError for an unknown model or an unreadable knowledge file.
+    Raises: SettingsError for a missing key; ValueError for an unknown model, a wrong price table, an unreadable
+    knowledge file.
     """
-    async with Tier2(tier2_config(settings)) as tier2:
+    limits = spend_limits(settings.tier2.spend)
+    async with SharedSpend(settings.kafka, limits) as spend, stage_on(spend, settings) as built:
+        yield built
+
+
+@asynccontextmanager
+async def stage_on(spend: SpendDesk, settings: Settings) -> AsyncIterator[Stage[Routed]]:
+    """The tier-2 stage on a ledger. Raises: as `stage`."""
+    async with Tier2(tier2_config(settings), spend) as tier2:
+        tier2_metrics.show(tier2, spend)
 
         async def handle(record: Record[Routed]) -> Done:
             draft = await tier2.answer(record.value)
@@ -40,47 +60,81 @@ async def stage(settings: Settings) -> AsyncIterator[Stage[Routed]]:
             give_up=to_a_person,
             batch_size=1,
             max_in_flight=settings.tier2.in_flight,
-            # The provider's client is the one owner of retries: a second one here would multiply the paid calls.
+            # The client is the one owner of retries: a second one here would multiply the paid calls.
             retry=RetryLimits(attempts=1),
             ready=tier2.ready,
+            saturated=tier2.saturated,
         )
 
 
 def tier2_config(settings: Settings) -> Tier2Config:
     """The worker's configuration from the settings.
 
-    Raises: SettingsError without an API key; ValueError for an unreadable knowledge file.
+    Raises: SettingsError for a missing key; ValueError for an unknown model, a wrong price table, an unreadable
+    knowledge file.
     """
     config = settings.tier2
-    if config.api_key is None:
-        raise SettingsError("tier2.api_key is not set (HEADGATE_TIER2__API_KEY)")
+    first = Target("primary", config.provider, config.base_url, config.model, _key("tier2", config), config.weight)
+    others = (
+        Target(t.role, t.provider, t.base_url, t.model, _key(f"tier2.targets.{i}", t), t.weight)
+        for i, t in enumerate(config.targets)
+    )
     return Tier2Config(
-        provider=config.provider,
-        base_url=config.base_url,
-        model=config.model,
+        targets=(first, *others),
         company=settings.company,
         knowledge="\n\n".join(p.text for p in load_knowledge(settings.knowledge)),
-        api_key=config.api_key.get_secret_value(),
+        prices=Prices.load(config.prices),
+        when_spent=config.when_spent,
+        hold_s=config.hold_s,
         max_tokens=config.max_tokens,
+        most_in_flight=config.in_flight,
         timeout_s=config.timeout_s,
         deadline_s=config.deadline_s,
-        spend_limit_usd=config.spend_limit_usd,
-        spend_file=config.spend_file,
+        hedge=config.hedge,
+        redact=config.redact,
+        phone_region=config.phone_region,
     )
+
+
+def spend_limits(config: SpendSettings) -> SpendLimits:
+    """The spend limits from the settings."""
+    each = config.each_tenant
+    return SpendLimits(
+        config.minute_usd,
+        config.day_usd,
+        config.month_usd,
+        tenant_minute_usd=each.minute_usd,
+        tenant_day_usd=each.day_usd,
+        tenant_month_usd=each.month_usd,
+        tenants={name: TenantLimits(t.minute_usd, t.day_usd, t.month_usd) for name, t in config.tenants.items()},
+    )
+
+
+def _key(name: str, config: Tier2Settings | TargetSettings) -> str:
+    """The API key, from where the settings say.
+
+    Raises: SettingsError naming the setting, never the key.
+    """
+    if config.api_key is not None:
+        return config.api_key.get_secret_value()
+    if config.api_key_file is not None:
+        try:
+            return config.api_key_file.read_text("utf-8").strip()
+        except (OSError, UnicodeDecodeError) as exc:
+            raise SettingsError(f"{name}.api_key_file can't be read: {type(exc).__name__}") from exc
+    if isinstance(config, TargetSettings) and config.api_key_env is not None:
+        if key := os.environ.get(config.api_key_env):
+            return key
+        raise SettingsError(f"{name}.api_key_env names {config.api_key_env}, which is not set")
+    variable = " (HEADGATE_TIER2__API_KEY)" if isinstance(config, Tier2Settings) else ""
+    raise SettingsError(f"{name}.api_key is not set{variable}, nor is {name}.api_key_file")
 
 
 def to_a_person(record: Record[Routed], error: Exception) -> Done | DeadLetter:
     """Tier-2 is the last machine: past it a person answers. Only a bug of ours makes a dead letter."""
-    match error:
-        case SpendLimitError():
-            reason = HandoffReason.SPEND_LIMIT
-        case UnavailableError():
-            reason = HandoffReason.TIER2_UNAVAILABLE
-        case PermanentError():
-            reason = HandoffReason.TIER2_REJECTED
-        case _:
-            return dead_letter(record, error)
-    routed = record.value
+    if not isinstance(error, HandoffError):
+        return dead_letter(record, error)
+    routed, reason = record.value, REASONS[error.why]
     event = Event(
         event_id=f"tier2/{record.origin}",
         at=utc_now(),
@@ -91,6 +145,10 @@ def to_a_person(record: Record[Routed], error: Exception) -> Done | DeadLetter:
         category=routed.decision.category,
         tier="tier2",
         reasons=(reason,),
+        calls=error.calls,
+        cost_usd=error.cost_usd,
+        exposure_usd=error.exposure_usd,
         age_s=age_s(routed.received_at),
     )
-    return Done((Output(HANDOFFS, routed.ticket.ticket_id, handoff(routed, reason, error.reason)),), event)
+    handed = handoff(routed, reason, error.reason, tier2_usd=error.cost_usd)
+    return Done((Output(HANDOFFS, routed.ticket.ticket_id, handed),), event)

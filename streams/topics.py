@@ -23,6 +23,7 @@ READY_LIMIT_S = 60.0
 POLL_S = 0.05
 
 RETENTION, CLEANUP, MAX_BYTES = "retention.ms", "cleanup.policy", "max.message.bytes"
+TIME = "message.timestamp.type"
 
 
 class TopicsError(Exception):
@@ -76,6 +77,7 @@ def wanted_shape(topic: Topic, partitions: int, replication_factor: int, twin: s
             RETENTION: str(-1 if topic.cleanup == "compact" else topic.retention_ms),
             CLEANUP: topic.cleanup,
             MAX_BYTES: str(topic.limit_bytes(twin)),
+            **({TIME: "LogAppendTime"} if topic.broker_time else {}),
         },
     )
 
@@ -177,7 +179,7 @@ async def _shapes(admin: AIOKafkaAdminClient, names: Iterable[str]) -> dict[str,
 
 
 async def _configs(admin: AIOKafkaAdminClient, names: Iterable[str]) -> dict[str, dict[str, str]]:
-    keys = dict.fromkeys((RETENTION, CLEANUP, MAX_BYTES))
+    keys = dict.fromkeys((RETENTION, CLEANUP, MAX_BYTES, TIME))
     resources = [ConfigResource(ConfigResourceType.TOPIC, name, keys) for name in names]
     configs: dict[str, dict[str, str]] = {}
     if not resources:

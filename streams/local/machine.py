@@ -84,7 +84,7 @@ async def local_run(
         await _topics(kafka, say)
         chosen = frontier(spend_limit_usd)
         tier1_url = f"http://127.0.0.1:{free_port()}/v1"
-        environment = _environment(kafka, company, folder, tier1_url, chosen)
+        environment = _environment(kafka, company, tier1_url, chosen)
         await _models(processes, company, tier1_url, chosen, settings, say)
         await _stages(processes, environment, say)
         told = settings.model_copy(
@@ -133,7 +133,7 @@ async def _topics(kafka: KafkaSettings, say: Say) -> None:
     say(f"topics      {len(made)}, every partition has a leader")
 
 
-def _environment(kafka: KafkaSettings, company: Path, folder: Path, tier1_url: str, chosen: Frontier) -> dict[str, str]:
+def _environment(kafka: KafkaSettings, company: Path, tier1_url: str, chosen: Frontier) -> dict[str, str]:
     """The stages' settings, as a container's environment would give them."""
     key_name = {"anthropic": "ANTHROPIC_API_KEY", "openai": "OPENAI_API_KEY"}[chosen.provider]
     values = {
@@ -147,8 +147,8 @@ def _environment(kafka: KafkaSettings, company: Path, folder: Path, tier1_url: s
         "TIER2__API_KEY": RECORDING_KEY if chosen.recorded else os.environ[key_name],
     }
     if chosen.spend_limit_usd is not None:
-        values["TIER2__SPEND_LIMIT_USD"] = str(chosen.spend_limit_usd)
-        values["TIER2__SPEND_FILE"] = str(folder / "spend.ledger")
+        # A run's broker is its own, and so is what was spent: of the periods that there are a month is most like a run.
+        values["TIER2__SPEND__MONTH_USD"] = str(chosen.spend_limit_usd)
     return {PREFIX + name: value for name, value in values.items()}
 
 

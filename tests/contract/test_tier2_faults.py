@@ -1,90 +1,54 @@
-"""Tier-2's client against a provider that misbehaves, over loopback."""
+"""Tier-2's client against a provider that misbehaves: one table of faults for both wire formats, then what is special.
+
+Everything goes over loopback to the recorded frontier. Its own ledger says what was really charged.
+"""
 
 import asyncio
 import random
-import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
-from aiohttp import web
-from aiohttp.test_utils import TestServer
 
 from schemas.tickets import Attempt, Decision, Routed, RouteReason, Ticket, TicketId
-from workers.errors import PermanentError
-from workers.tier2.client import Tier2, Tier2Config, UnavailableError
-from workers.tier2.spend import Ledger, SpendLimitError
+from tests.frontier_faults import (
+    FAULTS,
+    NO_SUCH_HOST,
+    MakeFault,
+    Script,
+    error_500,
+    frontier,
+    hang,
+    ledger,
+    overloaded,
+    rate_limited,
+    recordings,
+    self_signed_server,
+    unknown_model,
+    wrong_json,
+)
+from workers.errors import HeldError
+from workers.tier2.client import HandoffError, Tier2, Tier2Config
+from workers.tier2.prices import Prices
+from workers.tier2.spend import LocalSpend, SpendLimits
+from workers.tier2.targets import Role, Target
+from workers.tier2.wire import Provider
 
 KEY = "sk-test-0123456789abcdef"
 BODY = "Please tell me, Ann Field, why my bill is $54."
-COST_MICRO_USD = 300
-"""100 tokens in at $2, 10 out at $10 per million."""
+ANSWER = "It is the setup fee."
+MODELS: Mapping[Provider, str] = {"anthropic": "claude-sonnet-5-5", "openai": "gpt-6.1-sol"}
+BOTH: tuple[Provider, ...] = ("anthropic", "openai")
+OTHER: Mapping[Provider, Provider] = {"anthropic": "openai", "openai": "anthropic"}
+UNHEARD_MICRO_USD = 5_000
+"""A worst case is more than this: 500 tokens of answer at $10 a million."""
 
-Step = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
-
-def answer(text: str | None = "It is the setup fee.", stop_reason: str = "end_turn") -> Step:
-    """An answer in Anthropic's shape; None leaves the content empty."""
-    body = {
-        "model": "claude-sonnet-5-5-20260901",
-        "content": [] if text is None else [{"type": "text", "text": text}],
-        "stop_reason": stop_reason,
-        "usage": {"input_tokens": 100, "output_tokens": 10},
-    }
-
-    async def step(_: web.Request) -> web.StreamResponse:
-        return web.json_response(body)
-
-    return step
-
-
-def error(status: int, kind: str = "api_error", message: str = "Sorry.", **headers: str) -> Step:
-    """An error in Anthropic's shape."""
-
-    async def step(_: web.Request) -> web.StreamResponse:
-        body = {"type": "error", "error": {"type": kind, "message": message}}
-        return web.json_response(body, status=status, headers={k.replace("_", "-"): v for k, v in headers.items()})
-
-    return step
-
-
-async def half_body(request: web.Request) -> web.StreamResponse:
-    """Promises 1,000 bytes, sends a few and hangs up."""
-    response = web.StreamResponse(headers={"content-length": "1000"})
-    await response.prepare(request)
-    await response.write(b'{"model": "clau')
-    assert request.transport
-    request.transport.close()
-    return response
-
-
-async def wrong_json(_: web.Request) -> web.StreamResponse:
-    """A 200 that is no answer."""
-    return web.json_response({"hello": "world"})
-
-
-async def hang(_: web.Request) -> web.StreamResponse:
-    """Never answers; ends when the client hangs up."""
-    await asyncio.Event().wait()
-    raise AssertionError("unreachable")
-
-
-@dataclass
-class Provider:
-    """A scripted provider: one step a call."""
-
-    base_url: str = ""
-    steps: list[Step] = field(default_factory=list)
-    bodies: list[str] = field(default_factory=list)
-    called: asyncio.Event = field(default_factory=asyncio.Event)
-
-    async def handle(self, request: web.Request) -> web.StreamResponse:
-        self.bodies.append(await request.text())
-        self.called.set()
-        return await self.steps.pop(0)(request)
+Outcome = Literal["answered", "answered by the other", "a draft to be refused", "unavailable", "rejected"]
+Money = Literal["nothing", "the answer", "the answer and more", "more"]
+"""What counts as spent: the cost of an answer, or the worst case of a call of unknown outcome, or both."""
 
 
 @dataclass
@@ -97,39 +61,24 @@ class Time:
     async def sleep(self, seconds: float) -> None:
         self.waits_s.append(seconds)
         self.now_s += seconds
+        await asyncio.sleep(0)
 
     def clock(self) -> float:
         return self.now_s
 
 
-@pytest.fixture
-async def provider() -> AsyncIterator[Provider]:
-    """The scripted provider on a loopback port."""
-    scripted = Provider()
-    app = web.Application()
-    app.router.add_post("/v1/messages", scripted.handle)
-    async with TestServer(app) as server:
-        scripted.base_url = str(server.make_url("/"))
-        yield scripted
-        assert not scripted.steps, "the client made fewer calls than scripted"
+def target(provider: Provider, base_url: str, role: Role = "primary", **changes: Any) -> Target:
+    values = {"role": role, "base_url": base_url, "model": MODELS[provider], "api_key": KEY}
+    return Target(provider=provider, **(values | changes))
 
 
-@pytest.fixture
-def config(provider: Provider, tmp_path: Path) -> Tier2Config:
-    """A client of the scripted provider, with a ledger on disk."""
-    return Tier2Config(
-        provider="anthropic",
-        base_url=provider.base_url + "v1",
-        model="claude-sonnet-5-5",
-        company="Fernway",
-        knowledge="[billing.setup_fee] A setup fee of $15 comes with the first bill.",
-        api_key=KEY,
-        attempts=3,
-        spend_file=tmp_path / "spend",
-    )
+def config(*targets: Target, **changes: Any) -> Tier2Config:
+    values: dict[str, Any] = {"attempts": 3, "timeout_s": 0.3, "prices": Prices.load(None)} | changes
+    knowledge = "[billing.setup_fee] A setup fee of $15 comes with the first bill."
+    return Tier2Config(targets=targets, company="Fernway", knowledge=knowledge, **values)
 
 
-def routed(attempts: tuple[Attempt, ...] = ()) -> Routed:
+def routed(body: str = BODY, tenant: str = "default", attempts: tuple[Attempt, ...] = ()) -> Routed:
     """A ticket on its way to tier-2."""
     decision = Decision(
         tier="tier2",
@@ -142,188 +91,398 @@ def routed(attempts: tuple[Attempt, ...] = ()) -> Routed:
         policy_version="1",
         cost_usd=0.0,
     )
-    ticket = Ticket(ticket_id=TicketId("t-1"), body=BODY)
+    ticket = Ticket(ticket_id=TicketId("t-1"), body=body, tenant=tenant)
     return Routed(ticket=ticket, decision=decision, received_at=datetime(2026, 5, 4, tzinfo=UTC), attempts=attempts)
 
 
-def client(config: Tier2Config, time: Time) -> Tier2:
-    """The client on the test's own clock."""
-    return Tier2(config, sleep=time.sleep, clock=time.clock, rng=random.Random(1))
+@dataclass
+class Frontier:
+    """The recorded frontier: both providers behind one address, with faults by script."""
+
+    base_url: str
+    script: Script
+
+    def then(self, provider: Provider, *steps: MakeFault | None) -> None:
+        self.script.steps[provider].extend(steps)
+
+    async def calls(self) -> int:
+        return int((await ledger(self.base_url))["calls"])
+
+    async def charged_micro_usd(self) -> int:
+        return int((await ledger(self.base_url))["cost_micro_usd"])
+
+    async def delivered_micro_usd(self) -> int:
+        return int((await ledger(self.base_url))["delivered"]["cost_micro_usd"])
 
 
-def spent_micro_usd(config: Tier2Config) -> int:
-    """What a restarted process would find in the ledger."""
-    with Ledger(config.spend_file, None) as ledger:
-        return ledger.committed_micro_usd
+@pytest.fixture
+async def provider() -> AsyncIterator[Frontier]:
+    script = Script()
+    async with frontier(recordings({BODY: ANSWER}), script) as base_url:
+        yield Frontier(base_url, script)
+        assert script.left == 0, "the client made fewer calls than scripted"
 
 
-@pytest.mark.parametrize("fault", [error(429), error(529, "overloaded_error"), error(503)])
-async def test_a_call_turned_away_is_made_again_and_costs_nothing(
-    provider: Provider, config: Tier2Config, fault: Step
+@dataclass
+class Running:
+    """A client at work, its money and its clock."""
+
+    tier2: Tier2
+    spend: LocalSpend
+    time: Time
+
+    @property
+    def spent_micro_usd(self) -> int:
+        """What counts in this month."""
+        return self.spend.book.counted_micro_usd(None, "month", self.spend.now_s())
+
+
+@asynccontextmanager
+async def running(config: Tier2Config, limits: SpendLimits | None = None) -> AsyncIterator[Running]:
+    """The client on a clock of its own."""
+    time, spend = Time(), LocalSpend(limits or SpendLimits())
+    async with Tier2(config, spend, sleep=time.sleep, clock=time.clock, rng=random.Random(1)) as tier2:
+        yield Running(tier2, spend, time)
+
+
+# -- the fault matrix ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Row:
+    """A fault, what becomes of the ticket with one target and with a second one behind it, and the money after it."""
+
+    fault: str
+    times: int
+    alone: Outcome
+    alone_money: Money
+    with_fallback: Outcome
+    fallback_money: Money
+
+
+MATRIX = [
+    #   fault            times  one target                                          with a fallback
+    Row("rate_limited", 1, "answered", "the answer", "answered", "the answer"),
+    Row("rate_limited", 2, "answered", "the answer", "answered by the other", "the answer"),
+    Row("rate_limited", 3, "unavailable", "nothing", "answered by the other", "the answer"),
+    Row("overloaded", 1, "answered", "the answer", "answered", "the answer"),
+    Row("overloaded", 3, "unavailable", "nothing", "answered by the other", "the answer"),
+    Row("error_500", 1, "answered", "the answer and more", "answered", "the answer and more"),
+    Row("error_500", 3, "unavailable", "more", "answered by the other", "the answer and more"),
+    Row("hang", 1, "answered", "the answer and more", "answered", "the answer and more"),
+    Row("hang", 3, "unavailable", "more", "answered by the other", "the answer and more"),
+    Row("slow_drip", 1, "answered", "the answer and more", "answered", "the answer and more"),
+    Row("half_body", 1, "answered", "the answer and more", "answered", "the answer and more"),
+    Row("wrong_json", 1, "answered", "the answer and more", "answered", "the answer and more"),
+    Row("wrong_json", 2, "unavailable", "more", "answered by the other", "the answer and more"),
+    Row("tls", 1, "rejected", "nothing", "answered by the other", "the answer"),
+    Row("dns", 3, "unavailable", "nothing", "answered by the other", "the answer"),
+    Row("refusal", 1, "a draft to be refused", "the answer", "a draft to be refused", "the answer"),
+    Row("content_filter", 1, "a draft to be refused", "the answer", "a draft to be refused", "the answer"),
+    Row("empty_content", 1, "a draft to be refused", "the answer", "a draft to be refused", "the answer"),
+    Row("wrong_model", 1, "rejected", "the answer", "answered by the other", "the answer"),
+    Row("unknown_model", 1, "rejected", "nothing", "answered by the other", "the answer"),
+]
+ADDRESSES = ("tls", "dns")
+"""Faults that are an address rather than an answer."""
+
+
+def cases() -> list[Any]:
+    return [
+        pytest.param(row, first, fallback, id=f"{row.fault} x{row.times}-{first}-{'fallback' if fallback else 'alone'}")
+        for row in MATRIX
+        for first in BOTH
+        for fallback in (False, True)
+        if not (row.fault == "content_filter" and first == "anthropic")
+    ]
+
+
+@pytest.mark.parametrize(("row", "first", "fallback"), cases())
+async def test_a_fault_has_its_outcome_and_its_price(
+    provider: Frontier, row: Row, first: Provider, fallback: bool
 ) -> None:
-    """The draft counts both calls; the ledger holds only the answer's cost."""
-    provider.steps += [fault, answer()]
-    time = Time()
-    async with client(config, time) as tier2:
-        draft = await tier2.answer(routed())
-    assert (draft.text, draft.calls, draft.model) == ("It is the setup fee.", 2, "claude-sonnet-5-5-20260901")
-    assert draft.cost_usd == COST_MICRO_USD / 1e6
-    assert draft.duration_s == time.waits_s[0]
-    assert 0.25 <= time.waits_s[0] <= 0.5
-    assert spent_micro_usd(config) == COST_MICRO_USD
+    """The table above, for both wire formats, alone and with the other provider as the fallback."""
+    async with AsyncExitStack() as stack:
+        base_url = await _address(row, provider, stack)
+        tries = min(row.times, 2) if fallback else row.times
+        if row.fault not in ADDRESSES:
+            provider.then(first, *[FAULTS[row.fault]] * tries)
+        targets = [target(first, base_url)] + [target(OTHER[first], provider.base_url, "fallback")] * fallback
+        client = await stack.enter_async_context(running(config(*targets, attempts=4 if fallback else 3)))
+        outcome, known_micro_usd, exposure_micro_usd = await _outcome(client, first)
+        assert outcome == (row.with_fallback if fallback else row.alone)
+        money = row.fallback_money if fallback else row.alone_money
+        assert (exposure_micro_usd > UNHEARD_MICRO_USD) == ("more" in money)
+        assert client.spent_micro_usd == known_micro_usd + exposure_micro_usd
+        # To the micro-dollar: what arrived whole is known, and what didn't is within what was set aside for it.
+        assert known_micro_usd == await provider.delivered_micro_usd()
+        assert await provider.charged_micro_usd() <= client.spent_micro_usd
+        assert (known_micro_usd > 0) == ("the answer" in money)
 
 
-@pytest.mark.parametrize("fault", [error(500), half_body, wrong_json])
-async def test_a_broken_call_is_made_again_and_may_have_cost_its_worst_case(
-    provider: Provider, config: Tier2Config, fault: Step
-) -> None:
-    """The provider may have charged for what never arrived whole."""
-    provider.steps += [fault, answer()]
-    async with client(config, Time()) as tier2:
-        draft = await tier2.answer(routed())
-    assert (draft.text, draft.calls) == ("It is the setup fee.", 2)
-    assert draft.cost_usd == COST_MICRO_USD / 1e6
-    # 500 tokens of answer at $10 and a prompt of some hundreds at $2.50.
-    assert spent_micro_usd(config) > COST_MICRO_USD + 5_000
+async def _address(row: Row, provider: Frontier, stack: AsyncExitStack) -> str:
+    if row.fault == "tls":
+        return await stack.enter_async_context(self_signed_server())
+    return NO_SUCH_HOST if row.fault == "dns" else provider.base_url
 
 
-async def test_the_providers_wait_is_honoured(provider: Provider, config: Tier2Config) -> None:
-    """Retry-After is longer than the back-off, so it counts."""
-    provider.steps += [error(429, "rate_limit_error", retry_after="7"), answer()]
-    time = Time()
-    async with client(config, time) as tier2:
-        await tier2.answer(routed())
-    assert time.waits_s == [7.0]
+async def _outcome(client: Running, first: Provider) -> tuple[Outcome, int, int]:
+    """What became of the ticket; the known cost, and the worst case of what is unknown."""
+    try:
+        draft = await client.tier2.answer(routed())
+    except HandoffError as exc:
+        exposure_micro_usd = round(exc.exposure_usd * 1e6)
+        why: Outcome = "unavailable" if exc.why == "unavailable" else "rejected"
+        return why, client.spent_micro_usd - exposure_micro_usd, exposure_micro_usd
+    exposure_micro_usd = round(draft.exposure_usd * 1e6)
+    known_micro_usd = client.spent_micro_usd - exposure_micro_usd
+    if draft.finish_reason in ("refusal", "content_filter") or not draft.text:
+        return "a draft to be refused", known_micro_usd, exposure_micro_usd
+    assert draft.text == ANSWER
+    return "answered" if draft.provider == first else "answered by the other", known_micro_usd, exposure_micro_usd
 
 
-async def test_a_wait_past_the_deadline_is_not_waited(provider: Provider, config: Tier2Config) -> None:
+# -- retries ------------------------------------------------------------------------------------------------------
+
+
+async def test_the_draft_tells_all_calls_and_their_time(provider: Frontier) -> None:
+    """Failed ones and the waits between them included; the provider's dated name of the model is kept."""
+    provider.then("anthropic", overloaded)
+    async with running(config(target("anthropic", provider.base_url))) as client:
+        draft = await client.tier2.answer(routed())
+        assert (draft.text, draft.calls, draft.provider) == (ANSWER, 2, "anthropic")
+        assert round(draft.cost_usd * 1e6) == client.spent_micro_usd
+        assert draft.duration_s == sum(client.time.waits_s)
+        assert 0.25 <= draft.duration_s <= 0.5
+
+
+async def test_the_providers_wait_is_honoured(provider: Frontier) -> None:
+    """Retry-After is longer than our own pause, so it counts; for every ticket, not only for the one that was told."""
+    provider.then("anthropic", lambda p: rate_limited(p, retry_after_s=7.0))
+    async with running(config(target("anthropic", provider.base_url))) as client:
+        await client.tier2.answer(routed())
+        assert sum(client.time.waits_s) >= 7.0
+
+
+async def test_a_wait_past_the_deadline_is_not_waited(provider: Frontier) -> None:
     """The ticket goes to a person now, not in ten minutes."""
-    provider.steps += [error(429, "rate_limit_error", retry_after="600")]
-    time = Time()
-    async with client(config, time) as tier2:
-        with pytest.raises(UnavailableError, match="1 calls, the last: HTTP 429 rate_limit_error"):
-            await tier2.answer(routed())
-    assert time.waits_s == []
+    provider.then("anthropic", lambda p: rate_limited(p, retry_after_s=600.0))
+    async with running(config(target("anthropic", provider.base_url))) as client:
+        with pytest.raises(HandoffError, match="1 calls, the last: HTTP 429 rate_limit_error"):
+            await client.tier2.answer(routed())
+        assert sum(client.time.waits_s) == 0
 
 
-async def test_the_attempts_are_bounded(provider: Provider, config: Tier2Config) -> None:
-    """Three calls, two growing waits, then it is given up."""
-    provider.steps += [error(529, "overloaded_error")] * 3
-    time = Time()
-    async with client(config, time) as tier2:
-        with pytest.raises(UnavailableError, match="tier-2 unavailable, 3 calls, the last: HTTP 529 overloaded_error"):
-            await tier2.answer(routed())
-    assert len(time.waits_s) == 2
-    assert time.waits_s[1] >= 0.5
-    assert spent_micro_usd(config) == 0
+async def test_a_long_wait_is_another_targets_turn(provider: Frontier) -> None:
+    """Nobody waits a minute for one provider while another is free."""
+    provider.then("anthropic", lambda p: rate_limited(p, retry_after_s=60.0))
+    targets = target("anthropic", provider.base_url), target("openai", provider.base_url, "fallback")
+    async with running(config(*targets)) as client:
+        draft = await client.tier2.answer(routed())
+        assert (draft.provider, draft.calls) == ("openai", 2)
+        assert sum(client.time.waits_s) < 5.0
 
 
-async def test_a_silent_provider_is_left_after_the_timeout(provider: Provider, config: Tier2Config) -> None:
-    """One call's timeout, then another call."""
-    provider.steps += [hang, answer()]
-    async with client(replace(config, timeout_s=0.2), Time()) as tier2:
-        assert (await tier2.answer(routed())).calls == 2
-
-
-async def test_a_call_gets_no_more_time_than_the_deadline_leaves(provider: Provider, config: Tier2Config) -> None:
+async def test_a_call_gets_no_more_time_than_the_deadline_leaves(provider: Frontier) -> None:
     """However long the timeout of one call."""
-    provider.steps += [hang]
-    async with client(replace(config, timeout_s=60.0, deadline_s=0.2), Time()) as tier2:
-        with pytest.raises(UnavailableError, match=r"no answer within 0\.2 s"):
-            await tier2.answer(routed())
+    provider.then("anthropic", hang)
+    short = config(target("anthropic", provider.base_url), timeout_s=60.0, deadline_s=0.2, attempts=1)
+    async with running(short) as client:
+        with pytest.raises(HandoffError, match=r"no answer within 0\.2 s"):
+            await client.tier2.answer(routed())
 
 
-async def test_a_cancelled_call_counts_at_its_worst_case(provider: Provider, config: Tier2Config) -> None:
+async def test_a_cancelled_call_counts_at_its_worst_case(provider: Frontier) -> None:
     """When partitions move, the call is dropped here and perhaps finished, and charged, there."""
-    provider.steps += [hang]
-    async with client(config, Time()) as tier2:
-        task = asyncio.create_task(tier2.answer(routed()))
+    provider.then("anthropic", hang)
+    async with running(config(target("anthropic", provider.base_url), timeout_s=60.0)) as client:
+        task = asyncio.create_task(client.tier2.answer(routed()))
         async with asyncio.timeout(10):
-            await provider.called.wait()
+            while not await provider.calls():  # noqa: ASYNC110 - the server is to be met as it is
+                await asyncio.sleep(0)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-    assert spent_micro_usd(config) > 5_000
+        assert client.spent_micro_usd > UNHEARD_MICRO_USD
 
 
-async def test_a_refusal_is_a_draft(provider: Provider, config: Tier2Config) -> None:
-    """The checker refuses it, with a reason of its own; asking again would cost again."""
-    provider.steps += [answer("I can't help with that.", stop_reason="refusal")]
-    async with client(config, Time()) as tier2:
-        draft = await tier2.answer(routed())
-    assert (draft.finish_reason, draft.calls) == ("refusal", 1)
+async def test_a_rejected_request_is_not_made_again(provider: Frontier) -> None:
+    """No other target would take it either; the provider's words are kept."""
+    targets = target("anthropic", provider.base_url), target("openai", provider.base_url, "fallback")
+    async with running(config(*targets)) as client:
+        with pytest.raises(HandoffError, match="no recording for this ticket") as refused:
+            await client.tier2.answer(routed(body="What is the weather?"))
+        assert (refused.value.why, refused.value.calls) == ("rejected", 1)
 
 
-async def test_empty_content_is_an_empty_draft(provider: Provider, config: Tier2Config) -> None:
-    """It was paid for, and the checker refuses it."""
-    provider.steps += [answer(None)]
-    async with client(config, Time()) as tier2:
-        draft = await tier2.answer(routed())
-    assert (draft.text, draft.finish_reason, draft.cost_usd) == ("", "stop", COST_MICRO_USD / 1e6)
+# -- breaker and order --------------------------------------------------------------------------------------------
 
 
-async def test_a_rejected_request_is_not_made_again(provider: Provider, config: Tier2Config) -> None:
-    """The provider's words are kept."""
-    provider.steps += [error(400, "invalid_request_error", "prompt is too long")]
-    async with client(config, Time()) as tier2:
-        with pytest.raises(PermanentError, match="HTTP 400 invalid_request_error: prompt is too long"):
-            await tier2.answer(routed())
-    assert spent_micro_usd(config) == 0
+async def test_a_target_that_keeps_failing_is_left_alone(provider: Frontier) -> None:
+    """Later tickets go to the fallback at once; when its time has come the target is asked again, and is back."""
+    provider.then("anthropic", *[error_500] * 6)
+    targets = target("anthropic", provider.base_url), target("openai", provider.base_url, "fallback")
+    async with running(config(*targets, attempts=6)) as client:
+        drafts = [await client.tier2.answer(routed()) for _ in range(6)]
+        assert [d.provider for d in drafts] == ["openai"] * 6
+        assert drafts[-1].calls == 1, "nobody asks it any more"
+        left = provider.script.left
+        provider.script.steps["anthropic"].clear()
+        assert left < 6
+        client.time.now_s += 600.0
+        assert (await client.tier2.answer(routed())).provider == "anthropic"
+
+
+async def test_a_refused_key_is_not_tried_ticket_after_ticket(provider: Frontier) -> None:
+    """The target is at fault, so its breaker opens with the first refusal."""
+    provider.then("anthropic", unknown_model)
+    targets = target("anthropic", provider.base_url), target("openai", provider.base_url, "fallback")
+    async with running(config(*targets)) as client:
+        drafts = [await client.tier2.answer(routed()) for _ in range(3)]
+        assert [d.calls for d in drafts] == [2, 1, 1]
+
+
+async def test_primaries_share_the_tickets_by_weight(provider: Frontier) -> None:
+    """Three to one, as far as chance allows."""
+    first = target("anthropic", provider.base_url, weight=3.0)
+    async with running(config(first, target("openai", provider.base_url, weight=1.0))) as client:
+        drafts = [await client.tier2.answer(routed()) for _ in range(80)]
+        assert 45 <= sum(d.provider == "anthropic" for d in drafts) <= 75
+
+
+async def test_a_slow_answer_is_asked_for_a_second_time(provider: Frontier) -> None:
+    """Once it takes longer than nearly all others did; the slow call is dropped, and counts at its worst case."""
+    spend = LocalSpend(SpendLimits())
+    # On the real clock: how long answers take is what it is about.
+    async with Tier2(config(target("anthropic", provider.base_url), hedge=True, timeout_s=60.0), spend) as tier2:
+        drafts = [await tier2.answer(routed()) for _ in range(60)]
+        provider.then("anthropic", hang)
+        async with asyncio.timeout(20):
+            drafts.append(await tier2.answer(routed()))
+    assert (drafts[-1].text, drafts[-1].calls) == (ANSWER, 2)
+    assert drafts[-1].exposure_usd * 1e6 > UNHEARD_MICRO_USD
+    # Also what the few other second calls may have cost.
+    spent_micro_usd = spend.book.counted_micro_usd(None, "month", spend.now_s())
+    assert spent_micro_usd == sum(round((d.cost_usd + d.exposure_usd) * 1e6) for d in drafts)
+    assert sum(d.calls - 1 for d in drafts) <= 61 / 20
+
+
+# -- money --------------------------------------------------------------------------------------------------------
+
+
+def cent_a_day(**limits: Any) -> SpendLimits:
+    return SpendLimits(day_usd=0.01, **limits)
+
+
+async def test_the_spend_limit_stops_retries_too(provider: Frontier) -> None:
+    """A broken call's worst case counts, so the next one doesn't fit any more."""
+    provider.then("anthropic", wrong_json)
+    async with running(config(target("anthropic", provider.base_url)), cent_a_day()) as client:
+        with pytest.raises(HandoffError, match="spend limit") as refused:
+            await client.tier2.answer(routed())
+        assert (refused.value.why, refused.value.calls) == ("spend_limit", 1)
+        assert refused.value.exposure_usd * 1e6 == client.spent_micro_usd
+
+
+async def test_calls_wait_for_room_under_the_spend_limit(provider: Frontier) -> None:
+    """The limit holds one worst case at a time, and all five real costs: nobody is turned away."""
+    async with running(config(target("anthropic", provider.base_url)), SpendLimits(day_usd=0.012)) as client:
+        async with asyncio.timeout(10):
+            drafts = await asyncio.gather(*(client.tier2.answer(routed()) for _ in range(5)))
+        assert [d.calls for d in drafts] == [1] * 5
+        assert client.spent_micro_usd == await provider.charged_micro_usd()
+
+
+async def test_held_tickets_come_back_when_the_period_is_over(provider: Frontier) -> None:
+    """The first that is declared and possible: hold; the stage begins nothing meanwhile."""
+    holding = config(target("anthropic", provider.base_url), when_spent=("hold", "handoff"), hold_s=1e6)
+    async with running(holding, SpendLimits(month_usd=0.0)) as client:
+        with pytest.raises(HandoffError):
+            # No month will ever leave room for it.
+            await client.tier2.answer(routed())
+    async with running(holding, SpendLimits(day_usd=0.007)) as client:
+        provider.then("anthropic", wrong_json)
+        with pytest.raises(HeldError) as held:
+            await client.tier2.answer(routed())
+        assert 0 < held.value.after_s <= 24 * 3600 + 1
+        assert client.tier2.saturated()
+
+
+async def test_a_hold_that_would_last_too_long_is_a_handoff(provider: Frontier) -> None:
+    """The next in the declared order."""
+    holding = config(target("anthropic", provider.base_url), when_spent=("hold", "handoff"), hold_s=1e-9)
+    async with running(holding, SpendLimits(day_usd=0.007)) as client:
+        provider.then("anthropic", wrong_json)
+        with pytest.raises(HandoffError, match="spend limit"):
+            await client.tier2.answer(routed())
+        assert not client.tier2.saturated()
+
+
+async def test_a_cheaper_model_says_whose_place_it_takes(provider: Frontier) -> None:
+    """Never in silence: the draft names both models. Without a limit in the way the cheaper one is never asked."""
+    small = target("anthropic", provider.base_url, "cheaper", model="claude-haiku-5-5")
+    cheap = config(target("anthropic", provider.base_url), small, when_spent=("cheaper_model", "handoff"))
+    async with running(cheap) as client:
+        assert (await client.tier2.answer(routed())).instead_of == ""
+    async with running(cheap, SpendLimits(day_usd=0.001)) as client:
+        draft = await client.tier2.answer(routed())
+        assert (draft.model, draft.instead_of) == ("claude-haiku-5-5", "claude-sonnet-5-5")
+
+
+async def test_one_tenants_limit_leaves_the_others_alone(provider: Frontier) -> None:
+    """Its tickets go to people, the others' are answered."""
+    limits = SpendLimits(tenant_day_usd=0.0001)
+    async with running(config(target("anthropic", provider.base_url)), replace(limits, tenants={})) as client:
+        with pytest.raises(HandoffError, match="tenant"):
+            await client.tier2.answer(routed(tenant="small"))
+    async with running(config(target("anthropic", provider.base_url)), SpendLimits(tenants={})) as client:
+        assert (await client.tier2.answer(routed(tenant="other"))).text == ANSWER
+
+
+# -- what is sent, and what is shown ------------------------------------------------------------------------------
+
+
+async def test_a_refused_draft_is_not_shown_to_the_provider(provider: Frontier) -> None:
+    """An escalated ticket is asked like any other: the recording, which reads the whole message, finds it."""
+    refused = Attempt(tier="tier1", text="It is free.", reason="low_score", score=0.1, cost_usd=0.0, duration_s=1.0)
+    async with running(config(target("anthropic", provider.base_url))) as client:
+        plain = await client.tier2.answer(routed())
+        escalated = await client.tier2.answer(routed(attempts=(refused,)))
+        assert plain.usage.prompt_tokens == escalated.usage.prompt_tokens
+
+
+async def test_the_provider_sees_placeholders_and_the_answer_has_the_data() -> None:
+    """The recording finds the ticket by its redacted words alone, and what it says of [EMAIL_1] is put right."""
+    recorded = recordings({"Write to [EMAIL_1], please.": "Done: [EMAIL_1] it is."})
+    body = "Write to ann@example.com, please."
+    async with frontier(recorded, Script()) as base_url:
+        async with running(config(target("anthropic", base_url))) as client:
+            assert (await client.tier2.answer(routed(body))).text == "Done: ann@example.com it is."
+        async with running(config(target("anthropic", base_url), redact=False)) as client:
+            with pytest.raises(HandoffError, match="no recording"):
+                await client.tier2.answer(routed(body))
 
 
 async def test_neither_key_nor_ticket_shows_in_errors_and_logs(
-    provider: Provider, config: Tier2Config, capsys: pytest.CaptureFixture[str]
+    provider: Frontier, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Even if the provider quotes both."""
-    provider.steps += [error(500, message=BODY), error(400, message=f"{KEY} said: {BODY}")]
-    async with client(config, Time()) as tier2:
-        with pytest.raises(PermanentError) as rejected:
-            await tier2.answer(routed())
+    """Neither of a client that fails nor of its configuration."""
+    provider.then("anthropic", error_500, unknown_model)
+    failing = config(target("anthropic", provider.base_url))
+    async with running(failing) as client:
+        with pytest.raises(HandoffError) as rejected:
+            await client.tier2.answer(routed())
     shown = capsys.readouterr()
-    everything = repr(rejected.value) + repr(config) + shown.out + shown.err
+    everything = repr(rejected.value) + repr(failing) + shown.out + shown.err
     assert "tier2_call_failed" in everything
     assert KEY not in everything
     assert "Ann Field" not in everything
 
 
-async def test_a_refused_draft_is_not_shown_to_the_provider(provider: Provider, config: Tier2Config) -> None:
-    """An escalated ticket is asked like any other."""
-    provider.steps += [answer(), answer()]
-    refused = Attempt(tier="tier1", text="It is free.", reason="low_score", score=0.1, cost_usd=0.0, duration_s=1.0)
-    async with client(config, Time()) as tier2:
-        await tier2.answer(routed())
-        await tier2.answer(routed(attempts=(refused,)))
-    assert provider.bodies[0] == provider.bodies[1]
-
-
-async def test_the_spend_limit_stops_retries_too(provider: Provider, config: Tier2Config) -> None:
-    """A broken call's worst case counts, so the next one doesn't fit any more."""
-    provider.steps += [wrong_json]
-    async with client(replace(config, spend_limit_usd=0.01), Time()) as tier2:
-        with pytest.raises(SpendLimitError):
-            await tier2.answer(routed())
-
-
-async def test_calls_wait_for_room_under_the_spend_limit(provider: Provider, config: Tier2Config) -> None:
-    """The limit holds one worst case at a time, and all five real costs: nobody is turned away."""
-    provider.steps += [answer()] * 5
-    async with client(replace(config, spend_limit_usd=0.012), Time()) as tier2:
-        async with asyncio.timeout(10):
-            drafts = await asyncio.gather(*(tier2.answer(routed()) for _ in range(5)))
-    assert [d.calls for d in drafts] == [1] * 5
-    assert spent_micro_usd(config) == 5 * COST_MICRO_USD
-
-
-async def test_a_provider_that_is_not_there_costs_nothing(config: Tier2Config) -> None:
-    """No connection, no charge; and it isn't ready."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        nowhere = replace(config, base_url=f"http://127.0.0.1:{free.getsockname()[1]}")
-        async with client(nowhere, Time()) as tier2:
-            assert not await tier2.ready()
-            with pytest.raises(UnavailableError, match="3 calls, the last: no connection"):
-                await tier2.answer(routed())
-    assert spent_micro_usd(config) == 0
+async def test_a_provider_that_is_not_there_is_not_ready() -> None:
+    """/readyz says so before a ticket finds out."""
+    async with running(config(target("anthropic", NO_SUCH_HOST))) as client:
+        assert not await client.tier2.ready()
 
 
 @pytest.mark.parametrize(
@@ -335,10 +494,27 @@ async def test_a_provider_that_is_not_there_costs_nothing(config: Tier2Config) -
         ({"api_key": " "}, "api_key"),
         ({"api_key": "sk-test\n"}, "api_key"),
         ({"api_key": "sk-test "}, "api_key"),
+        ({"role": "fallback"}, "primary"),
     ],
 )
-async def test_a_wrong_setting_fails_at_start(config: Tier2Config, changes: dict[str, Any], named: str) -> None:
+def test_a_wrong_target_fails_at_start(changes: dict[str, Any], named: str) -> None:
     """The value is named, a key never shown."""
     with pytest.raises(ValueError, match=named) as wrong:
-        replace(config, **changes)
+        config(target("anthropic", **({"base_url": "https://api.anthropic.com"} | changes)))
     assert "sk-test" not in str(wrong.value)
+
+
+def test_a_target_that_comes_twice_fails_at_start() -> None:
+    """Its breaker and its pace would be two, and the provider's limit one."""
+    first = target("anthropic", "https://api.anthropic.com")
+    with pytest.raises(ValueError, match="anthropic/claude-sonnet-5-5"):
+        config(first, replace(first, role="fallback"))
+
+
+@pytest.mark.parametrize("model", [None, "claude-opus-5-5"])
+def test_a_cheaper_model_must_be_there_and_cheaper(model: str | None) -> None:
+    """Else the operator would only believe to save money."""
+    first = target("anthropic", "https://api.anthropic.com")
+    others = [target("anthropic", "https://api.anthropic.com", "cheaper", model=model)] if model else []
+    with pytest.raises(ValueError, match="cheaper"):
+        config(first, *others, when_spent=("cheaper_model", "handoff"))

@@ -130,15 +130,10 @@ def test_the_key_is_asked_for_and_stands_nowhere() -> None:
     assert re.search(r"HEADGATE_TIER2__API_KEY: \$\{ANTHROPIC_API_KEY:\?[^}]+\}\n", COMPOSE)
 
 
-def test_tier2_keeps_a_spend_limit_over_a_restart(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its ledger is on a volume, whose owner is the image's user."""
-    tier2 = settings_of("tier2", monkeypatch).tier2
-    assert tier2.spend_limit_usd is not None
-    assert tier2.spend_file is not None
-    folder = tier2.spend_file.parent
-    assert f"tier2-state:{folder}" in OURS["tier2"]["volumes"]
-    user = re.findall(r"^USER (\d+):\d+$", DOCKERFILE, re.M)[-1]
-    assert re.search(rf"^RUN install .*--owner={user}\b.* {folder}$", DOCKERFILE, re.M)
+def test_tier2_has_a_spend_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run by the file's own instructions can't cost more than that; the state is in Kafka, whose data is kept."""
+    assert settings_of("tier2", monkeypatch).tier2.spend.month_usd is not None
+    assert "kafka-data:/var/lib/kafka/data" in SERVICES["kafka"]["volumes"]
 
 
 @pytest.mark.parametrize("service", OURS)

@@ -22,6 +22,7 @@ from streams.settings import Settings
 from tests.fakes import FakeChatServer
 from tests.records import a_draft, a_routed, a_ticket
 from workers.retry import Retry
+from workers.tier2.spend import LocalSpend, SpendLimits
 
 FERNWAY = Path(__file__).parents[2] / "examples" / "fernway"
 CANARY = "canary4711"
@@ -84,17 +85,18 @@ async def test_the_tiers_tell_nothing(
 ) -> None:
     """Servers answer, reject and are busy, and all the while quote the ticket."""
     server = FakeChatServer(f"About this: {TICKET.body}")
-    server.status = status
+    server.status, server.context_words = status, 100_000
     async with AsyncExitStack() as stack:
         url = await stack.enter_async_context(server.serving())
         key = {"base_url": url, "api_key": SecretStr(KEY)}
-        openai = {"provider": "openai", "model": "gpt-6-luna", "deadline_s": 0.5, "spend_file": None}
+        openai = {"provider": "openai", "model": "gpt-6-luna", "deadline_s": 0.5}
         sections = {
             "tier1": configured.tier1.model_copy(update=key),
             "tier2": configured.tier2.model_copy(update=key | openai),
         }
-        build = {"tier1": tier1.stage, "tier2": tier2.stage}[tier]
-        stage = await stack.enter_async_context(build(configured.model_copy(update=sections)))
+        told_so = configured.model_copy(update=sections)
+        built = tier1.stage(told_so) if tier == "tier1" else tier2.stage_on(LocalSpend(SpendLimits()), told_so)
+        stage = await stack.enter_async_context(built)
         public, topics = await told(stage, a_routed(TICKET), caplog)
     assert CANARY in str(server.bodies)
     assert topics[0] == ("drafts" if status == 200 else {"tier1": "tier2", "tier2": "handoffs"}[tier])

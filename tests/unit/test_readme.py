@@ -46,10 +46,24 @@ def settings(model: type[BaseModel] = Settings, prefix: str = "") -> Iterator[tu
     """Every setting's name and its default as the table writes it."""
     for name, field in model.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            yield from settings(field.annotation, f"{name}.")
+            yield from settings(field.annotation, f"{prefix}{name}.")
             continue
-        default = f"{field.default:g}" if isinstance(field.default, float) else str(field.default)
-        yield prefix + name, {"None": "none", "": "empty"}.get(default, f"`{default}`")
+        yield prefix + name, written(field.default)
+
+
+def written(default: object) -> str:
+    """A default as TOML and people write it."""
+    match default:
+        case None | () | {}:
+            return "none"
+        case "":
+            return "empty"
+        case bool() | tuple():
+            return f"`{json.dumps(default)}`"
+        case float():
+            return f"`{default:g}`"
+        case _:
+            return f"`{default}`"
 
 
 def test_the_table_of_settings_is_the_settings() -> None:

@@ -99,8 +99,10 @@ LEAST: dict[str, dict[str, Any]] = {
     },
     "Policy": {"scope": "*", "version": "v1", "default": THRESHOLDS},
     "Seen": {"at": AT, "origin": "tickets/0/7"},
+    "SpendEntry": {"step": {"type": "reserve", "id": "a-1", "tenant": "default", "micro_usd": 7}},
+    "SpendSnapshot": {"offset": 3, "newest_s": 1.5, "windows": [], "pending": []},
 }
-"""What version 0.1 requires of each record. It never grows: a field that came later has a default."""
+"""What its first version requires of each record. It never grows: a field that came later has a default."""
 
 RECORDS = {topic.value.__name__: topic.value for topic in TOPICS if topic.value}
 

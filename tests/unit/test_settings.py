@@ -45,12 +45,16 @@ def test_a_file_named_by_the_environment_is_read(folder: Path, monkeypatch: pyte
     """HEADGATE_CONFIG names it, wherever it stands; its paths are relative to its own folder."""
     (folder / "elsewhere").mkdir()
     path = folder / "elsewhere" / "some.toml"
-    path.write_text('policy = "sub/policy.json"\n[tier2]\nspend_file = "spent.json"\n[router]\nmodel = "/abs/m.onnx"\n')
+    targets = '[[tier2.targets]]\nprovider = "openai"\nbase_url = "x"\nmodel = "y"\napi_key_file = "key"\n'
+    path.write_text(
+        f'policy = "sub/policy.json"\n[tier2]\nprices = "prices.toml"\n{targets}[router]\nmodel = "/abs/m"\n'
+    )
     monkeypatch.setenv("HEADGATE_CONFIG", str(path))
     loaded = settings.load()
     assert loaded.policy == folder / "elsewhere" / "sub" / "policy.json"
-    assert loaded.tier2.spend_file == folder / "elsewhere" / "spent.json"
-    assert loaded.router.model == Path("/abs/m.onnx")
+    assert loaded.tier2.prices == folder / "elsewhere" / "prices.toml"
+    assert loaded.tier2.targets[0].api_key_file == folder / "elsewhere" / "key"
+    assert loaded.router.model == Path("/abs/m")
     assert loaded.checker.scorer == folder / "elsewhere" / "checker" / "scorer.json"
 
 
@@ -69,6 +73,9 @@ def test_a_named_file_that_is_missing_is_an_error(monkeypatch: pytest.MonkeyPatc
         ("[kafk]\npartitions = 1\n", "kafk"),
         ("[kafka]\npartitions = 0\n", r"kafka\.partitions"),
         ('[tier2]\nprovider = "acme"\n', r"tier2\.provider"),
+        ("[tier2.spend.each_tenant]\nday = 1\n", r"tier2\.spend\.each_tenant\.day"),
+        ('[[tier2.targets]]\nprovider = "openai"\n', r"tier2\.targets\.0\.base_url"),
+        ('[tier2]\nwhen_spent = ["wait"]\n', r"tier2\.when_spent"),
         ("kafka = 1\n", "kafka"),
         ("kafka = \n", r"headgate\.toml"),
     ],

@@ -5,6 +5,7 @@ import statistics
 from schemas.tickets import Ticket, TicketId
 from workers.learning.company import Example
 from workers.learning.rubric import Rubric
+from workers.tier2.outgoing import outgoing
 from workers.tier2.prompts import user
 from workers.tier2.recording import CACHE_LIFE_S, PromptCache, RateLimit, Recordings, pace_of, tokens_in
 
@@ -46,6 +47,22 @@ def test_every_example_is_found_by_its_own_message() -> None:
     recordings = Recordings(examples)
     assert len(recordings) == 5
     assert [recordings.find(_message(e)) for e in examples] == examples
+
+
+def test_an_example_is_found_redacted_or_not() -> None:
+    """Which of several with the same redacted body is told from the rest of the message."""
+    examples = [
+        _example("a", "My mail is ann@example.com. Why?", "Fee", ("Account 1234567.",)),
+        _example("b", "My mail is bob@example.com. Why?", "Fee on a bill", ("Account 7654321.", "Paid.")),
+    ]
+    recordings = Recordings(examples)
+    assert len(recordings) == 2
+    for example in examples:
+        ticket = Ticket(ticket_id=TicketId("t"), subject=example.subject, body=example.body, context=example.context)
+        sent = [outgoing(ticket, redacting, "US").message for redacting in (False, True)]
+        assert "@" in sent[0]
+        assert "@" not in sent[1]
+        assert [recordings.find(message) for message in sent] == [example, example]
 
 
 def test_an_unknown_ticket_has_no_recording() -> None:

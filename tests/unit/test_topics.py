@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from schemas.topics import ANSWERS, DAY_MS, MIB, POLICY, TICKETS
+from schemas.topics import ANSWERS, DAY_MS, MIB, POLICY, SPEND, TICKETS
 from streams.topics import Applied, decide, leaderless_partitions, wanted_shape
 
 WANTED = wanted_shape(ANSWERS, partitions=8, replication_factor=3)
@@ -30,6 +30,14 @@ def test_the_policy_topic_keeps_one_partition_and_every_key() -> None:
     assert shape.partitions == 1
     assert shape.config["cleanup.policy"] == "compact"
     assert shape.config["retention.ms"] == "-1"
+
+
+def test_the_spend_topic_has_the_brokers_time_and_one_order() -> None:
+    """Limits end by one clock, and every step stands before or after every other."""
+    shape = wanted_shape(SPEND, partitions=8, replication_factor=1)
+    assert shape.partitions == 1
+    assert shape.config["message.timestamp.type"] == "LogAppendTime"
+    assert decide("spend", shape, replace(shape, config={**shape.config, "message.timestamp.type": "CreateTime"})).drift
 
 
 def test_a_missing_topic_is_created() -> None:

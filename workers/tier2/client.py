@@ -1,109 +1,126 @@
-"""Tier-2's client: a routed ticket in, a draft out, over one pool of connections.
+"""Tier-2 at work: a routed ticket in, a draft out, from the first provider and model that can.
 
-It owns the retries: nothing above it asks again for the same ticket. Every call
-is reserved in the spend ledger before it is made and settled after; a call
-whose charge isn't known (a timeout, a broken answer, a cancellation) counts at
-its worst case. No provider takes the same request twice for one price.
+It owns the retries: nothing above it asks again for the same ticket. No provider
+takes the same request twice for one price.
 """
 
 import asyncio
 import random
-import re
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
-from pathlib import Path
+from math import inf
 from types import TracebackType
-from typing import Self
+from typing import Literal, Self
 
-import httpx
 import structlog
 
 from schemas.drafts import Draft
 from schemas.tickets import Routed
-from workers.errors import PermanentError, RetryableError
+from workers.errors import HeldError, PermanentError, RetryableError
 from workers.retry import GiveUpNow, RetryLimits, after_failure
 from workers.tier2 import prompts, wire
-from workers.tier2.prices import cost_micro_usd, price_of, worst_case_micro_usd
-from workers.tier2.spend import Ledger, Reservation, SpendLimitError
+from workers.tier2.caller import BusyError, Caller
+from workers.tier2.outgoing import outgoing
+from workers.tier2.paid_call import Answered, OtherModelError, PaidCalls, today
+from workers.tier2.prices import Prices
+from workers.tier2.spend import Spend, SpendLimitError
+from workers.tier2.story import Story
+from workers.tier2.targets import Target, cheaper, order
 
 log = structlog.get_logger()
 
-CONNECT_TIMEOUT_S = 10.0
-"""A guess: a healthy provider accepts a connection within a tenth of it."""
+WhenSpent = Literal["hold", "cheaper_model", "handoff"]
 
-READY_TIMEOUT_S = 3.0
-
-BYTES_PER_TOKEN = 2
-"""For the worst case only: prose takes 3 to 5 bytes a token in any language (a guess from tokenizers in use)."""
+PATIENCE_S = 5.0
+"""A target that has no turn for a ticket within this time is passed over if another one has (a guess)."""
+Why = Literal["unavailable", "rejected", "spend_limit"]
 
 
-class UnavailableError(PermanentError):
-    """No answer within the attempts and the deadline: a person can't wait longer, so it is final for the ticket."""
+class HandoffError(PermanentError):
+    """A person must answer this ticket, since no target did within the attempts, the deadline and the money."""
+
+    def __init__(self, why: Why, reason: str, calls: int, cost_usd: float, exposure_usd: float) -> None:
+        super().__init__(reason)
+        self.why = why
+        self.calls = calls
+        self.cost_usd = cost_usd
+        """What its calls certainly cost."""
+        self.exposure_usd = exposure_usd
+        """What those of them may have cost whose outcome is unknown, at most."""
 
 
-class _NotSentError(RetryableError):
-    """The request never left: it can't have cost anything."""
+class _UnavailableError(PermanentError):
+    """The attempts or the deadline are used up."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tier2Config:
-    """Who to ask and within which bounds."""
+    """Who is asked, and within which bounds."""
 
-    provider: wire.Provider
-    base_url: str
-    """With or without the closing /v1."""
-    model: str
-    """Must be in prices.toml."""
+    targets: tuple[Target, ...]
     company: str
     knowledge: str = field(repr=False)
-    api_key: str = field(repr=False)
+    prices: Prices = field(repr=False)
+    when_spent: tuple[WhenSpent, ...] = ("handoff",)
+    """What becomes of a ticket for which a spend limit leaves no more: the first that is possible."""
+    hold_s: float = 3600.0
+    """A ticket is held only if the limit's period ends within this time."""
     max_tokens: int = 500
+    most_in_flight: int = 64
     timeout_s: float = 60.0
     """For one call."""
     deadline_s: float = 120.0
     """For one ticket: all calls and the waits between them."""
     attempts: int = 6
-    spend_limit_usd: float | None = None
-    spend_file: Path | None = None
-    """None forgets with the process what was spent."""
+    hedge: bool = False
+    redact: bool = True
+    phone_region: str = "US"
 
     def __post_init__(self) -> None:
-        """Raises: ValueError naming the wrong value; the key is never shown."""
-        price_of(self.model)
-        if not _is_address(self.base_url):
-            raise ValueError(f"tier-2 base_url {self.base_url!r} is not an http(s) address")
-        if not re.fullmatch(r"[!-~]+", self.api_key):
-            raise ValueError("tier-2 api_key is empty or holds characters that no HTTP header may")
+        """Raises: ValueError if a target has no price or comes twice, if none is primary, and if a cheaper one is asked
+        for and isn't there or isn't cheaper."""
+        names = [target.name for target in self.targets]
+        if twice := {name for name in names if names.count(name) > 1}:
+            raise ValueError(
+                f"tier-2 has several targets called {', '.join(twice)}: a model of a provider may come once"
+            )
+        worst = {t.name: self.prices.of(t.model, today()).worst_case_micro_usd(1_000, 1_000) for t in self.targets}
+        primaries = [t for t in self.targets if t.role == "primary"]
+        if not primaries:
+            raise ValueError("tier-2 has no target whose role is primary")
+        if "cheaper_model" in self.when_spent and not cheaper(self.targets):
+            raise ValueError("tier2.when_spent names cheaper_model, and no target has the role cheaper")
+        for target in cheaper(self.targets):
+            if worst[target.name] >= min(worst[p.name] for p in primaries):
+                raise ValueError(f"tier-2 target {target.name} has the role cheaper and costs no less than a primary")
 
 
 class Tier2:
-    """An async context manager: opens the ledger and the connections, closes both."""
+    """An async context manager: opens the connections and closes them. The spend ledger is its owner's."""
 
     def __init__(
         self,
         config: Tier2Config,
+        spend: Spend,
         *,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         clock: Callable[[], float] = time.monotonic,
         rng: random.Random | None = None,
     ) -> None:
         self._config = config
-        self._system = prompts.system(config.company, config.knowledge)
+        self._spend = spend
         self._limits = RetryLimits(attempts=config.attempts, age_s=config.deadline_s)
         self._sleep, self._clock, self._rng = sleep, clock, rng or random.Random()
-        self._settled = asyncio.Event()
+        self.callers = {t.name: Caller(t, config.most_in_flight, clock, sleep) for t in config.targets}
+        system = prompts.system(config.company, config.knowledge)
+        self._calls = PaidCalls(system, config.max_tokens, config.timeout_s, config.prices, spend, clock)
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
-        """Raises: what Ledger raises for a spend file it can't use."""
-        limit_usd = self._config.spend_limit_usd
-        limit_micro_usd = None if limit_usd is None else round(limit_usd * 1e6)
-        async with AsyncExitStack() as stack:
-            self._ledger = stack.enter_context(Ledger(self._config.spend_file, limit_micro_usd))
-            self._http = await stack.enter_async_context(_http(self._config.base_url))
-            self._stack = stack.pop_all()
+        for caller in self.callers.values():
+            await self._stack.enter_async_context(caller)
         return self
 
     async def __aexit__(
@@ -114,134 +131,145 @@ class Tier2:
     async def answer(self, routed: Routed) -> Draft:
         """Ask for one ticket's answer; the draft's text may be empty and its finish may be a refusal.
 
-        Raises: UnavailableError when attempts or deadline are used up; SpendLimitError; PermanentError, which both
-        are, when the provider rejects the request. Never RetryableError.
+        Raises: HandoffError; HeldError while a spend limit is reached and tickets are to be held.
         """
-        request = self._request(routed)
-        started = self._clock()
-        calls = 0
-        while True:
-            calls += 1
-            try:
-                completion = await self._call(request, started)
-                return self._draft(routed, completion, self._clock() - started, calls)
-            except RetryableError as exc:
-                step = after_failure(exc, calls, self._clock() - started, self._limits, self._rng)
-                log.warning(
-                    "tier2_call_failed",
-                    ticket_id=routed.ticket.ticket_id,
-                    reason=exc.reason,
-                    call=calls,
-                    next=repr(step),
-                )
-                if isinstance(step, GiveUpNow):
-                    raise UnavailableError(f"tier-2 unavailable, {calls} calls, the last: {exc.reason}") from exc
-            await self._sleep(step.delay_s)
+        began_s = self._clock()
+        # A long ticket may take its time: a second for the worst 100 kB that we could think of.
+        sent = await asyncio.to_thread(outgoing, routed.ticket, self._config.redact, self._config.phone_region)
+        story = Story(sent, routed.ticket.tenant, began_s + self._config.deadline_s)
+        try:
+            answered = await self._answered(story)
+        except _UnavailableError as exc:
+            raise _handoff("unavailable", exc, story) from exc
+        except SpendLimitError as exc:
+            raise _handoff("spend_limit", exc, story) from exc
+        except PermanentError as exc:
+            raise _handoff("rejected", exc, story) from exc
+        return _draft(routed, answered, story, self._clock() - began_s)
 
     async def ready(self) -> bool:
-        """Whether the provider can be reached; costs nothing and sends no key."""
-        try:
-            await self._http.get("/", timeout=READY_TIMEOUT_S)
-        except httpx.RequestError:
-            return False
-        return True
+        """Whether any provider can be reached; costs nothing and sends no key."""
+        return any(await asyncio.gather(*(caller.ready() for caller in self.callers.values())))
 
-    def _left_s(self, started: float) -> float:
-        return self._config.deadline_s - (self._clock() - started)
+    def saturated(self) -> bool:
+        """Whether to begin no further ticket, since it waits better in Kafka: each target has calls that wait for their
+        turn or fails, or a spend limit is reached and tickets are to be held."""
+        held_s = self._spend.closed_for_s() if self._config.when_spent[:1] == ("hold",) else 0.0
+        callers = [self.callers[t.name] for t in self._config.targets if t.role != "cheaper"]
+        return 0 < held_s <= self._config.hold_s or all(c.waiting or c.is_broken for c in callers)
 
-    async def _reserved(self, request: wire.Request, patience_s: float) -> Reservation:
-        """Money for one call. A worst case is many times the usual cost, so calls under way are waited for."""
-        prompt_tokens = len(request.body) // BYTES_PER_TOKEN
-        worst_micro_usd = worst_case_micro_usd(self._config.model, prompt_tokens, self._config.max_tokens)
-        try:
-            async with asyncio.timeout(patience_s):
-                while True:
-                    try:
-                        return self._ledger.reserve(worst_micro_usd)
-                    except SpendLimitError as exc:
-                        if exc.final:
-                            raise
-                    await self._settled.wait()
-        except TimeoutError as exc:
-            raise RetryableError("no room under the spend limit beside the calls under way") from exc
+    async def _answered(self, story: Story) -> Answered:
+        """Call until there is an answer. Raises: PermanentError; HeldError."""
+        targets = order(self._config.targets, self._rng)
+        while True:
+            caller, patience_s = await self._next(targets, story)
+            try:
+                if not self._config.hedge:
+                    return await self._calls.call(caller, patience_s, story)
+                return await self._calls.hedged(caller, self._second(caller, targets, story), patience_s, story)
+            except SpendLimitError as exc:
+                self._decide_without_money(exc, story)
+                story.instead_of, targets = targets[0].model, cheaper(self._config.targets)
+            except (wire.TargetError, OtherModelError) as exc:
+                name = caller.target.name
+                story.refused(name, exc)
+                log.error("tier2_target_failed", target=name, reason=exc.reason, next="the next target, if any")
+                if all(t.name in story.given_up for t in targets):
+                    raise
+            except BusyError as exc:
+                story.passed_over(caller.target.name, exc.reason)
+            except RetryableError as exc:
+                story.failed(caller.target.name, exc)
+                await self._back_off(caller, exc, story)
 
-    async def _call(self, request: wire.Request, started: float) -> wire.Completion:
-        reservation = await self._reserved(request, self._left_s(started))
-        # The worst case stands until something better is known: an exception on the way must not make a call free.
-        charged_micro_usd = reservation.micro_usd
-        try:
-            response = await self._post(request, min(self._config.timeout_s, self._left_s(started)))
-            if wire.charged_nothing(response.status_code):
-                charged_micro_usd = 0
-            if response.status_code != 200:
-                raise wire.failure(
-                    response.status_code, response.headers, response.content, time.time(), request.private
-                )
-            completion = wire.completion(self._config.provider, response.content)
-            charged_micro_usd = cost_micro_usd(self._config.model, completion.usage)
-            return completion
-        except _NotSentError:
-            charged_micro_usd = 0
-            raise
-        finally:
-            self._ledger.settle(reservation, charged_micro_usd)
-            # Wakes everyone who waits for room now, and no one who comes later.
-            self._settled.set()
-            self._settled.clear()
+    async def _next(self, targets: Sequence[Target], story: Story) -> tuple[Caller, float]:
+        """The target to be asked now, and for how many seconds to wait for a turn: the first one that works, has a turn
+        soon and hasn't failed this ticket often.
 
-    async def _post(self, request: wire.Request, timeout_s: float) -> httpx.Response:
-        try:
-            async with asyncio.timeout(timeout_s):
-                return await self._http.post(request.path, headers=request.headers, content=request.body)
-        except TimeoutError as exc:
-            raise RetryableError(f"no answer within {timeout_s:.1f} s") from exc
-        except (httpx.ConnectError, httpx.ConnectTimeout) as exc:
-            raise _NotSentError(f"no connection: {type(exc).__name__}") from exc
-        except httpx.RequestError as exc:
-            raise RetryableError(f"the connection broke: {type(exc).__name__}") from exc
+        Raises: _UnavailableError if there is none within the deadline.
+        """
+        tokens = self._calls.tokens(story)
 
-    def _request(self, routed: Routed) -> wire.Request:
-        return wire.request(
-            self._config.provider,
-            api_key=self._config.api_key,
-            model=self._config.model,
-            system=self._system,
-            user=prompts.user(routed.ticket),
-            max_tokens=self._config.max_tokens,
+        def reluctance(caller: Caller) -> tuple[bool, bool]:
+            return story.failed_often(caller.target.name), _finite(caller.busy_s(tokens)) > PATIENCE_S
+
+        while True:
+            left_s = story.ends_s - self._clock()
+            callers = [self.callers[t.name] for t in targets if t.name not in story.given_up]
+            usable = [c for c in callers if not c.is_broken]
+            if usable:
+                # The first of equals, which is the order of the targets.
+                first, *others = sorted(usable, key=reluctance)
+                if left_s <= 0 or _finite(first.busy_s(tokens)) > left_s:
+                    raise _unavailable(story)
+                another = any(not any(reluctance(c)) for c in others)
+                return first, min(PATIENCE_S, left_s) if another else left_s
+            wait_s = min((c.breaker.opens_in_s(self._clock()) for c in callers), default=inf)
+            if wait_s > left_s:
+                raise _unavailable(story)
+            await self._sleep(wait_s)
+
+    def _second(self, caller: Caller, targets: Sequence[Target], story: Story) -> Caller:
+        """Another target if there is one that works, else the same one again."""
+        others = (self.callers[t.name] for t in targets if t.name not in story.given_up)
+        return next((c for c in others if c is not caller and not c.is_broken), caller)
+
+    async def _back_off(self, caller: Caller, error: RetryableError, story: Story) -> None:
+        """Wait before the next call. Raises: _UnavailableError if there is to be none."""
+        age_s = self._clock() - (story.ends_s - self._config.deadline_s)
+        step = after_failure(error, story.calls, age_s, self._limits, self._rng)
+        log.warning(
+            "tier2_call_failed", target=caller.target.name, reason=error.reason, call=story.calls, next=repr(step)
         )
+        if isinstance(step, GiveUpNow):
+            raise _unavailable(story) from error
+        if not isinstance(error, wire.RateLimitedError):
+            # A rate limit's pause is the pacer's, for all tickets.
+            await self._sleep(step.delay_s)
 
-    def _draft(self, routed: Routed, completion: wire.Completion, duration_s: float, calls: int) -> Draft:
-        return Draft(
-            routed=routed,
-            tier="tier2",
-            text=completion.text,
-            finish_reason=completion.finish_reason,
-            model=completion.model,
-            provider=self._config.provider,
-            usage=completion.usage,
-            logprobs=None,
-            # By the configured name: a provider answers with a dated one that no price table lists.
-            cost_usd=cost_micro_usd(self._config.model, completion.usage) / 1e6,
-            duration_s=duration_s,
-            calls=calls,
-        )
+    def _decide_without_money(self, error: SpendLimitError, story: Story) -> None:
+        """A spend limit leaves no more for this ticket. Returns if a cheaper model is to be asked.
 
-
-def _is_address(base_url: str) -> bool:
-    try:
-        url = httpx.URL(base_url)
-    except httpx.InvalidURL:
-        return False
-    return url.scheme in ("http", "https") and bool(url.host)
+        Raises: HeldError; the error itself if a person is to answer.
+        """
+        for step in self._config.when_spent:
+            if step == "hold" and error.resets_in_s <= self._config.hold_s:
+                # Not all of them in the period's first moment.
+                raise HeldError(error.reason, error.resets_in_s + self._rng.random()) from error
+            if step == "cheaper_model" and not story.instead_of:
+                return
+            if step == "handoff":
+                break
+        raise error
 
 
-def _http(base_url: str) -> httpx.AsyncClient:
-    return httpx.AsyncClient(
-        base_url=base_url.rstrip("/").removesuffix("/v1"),
-        # asyncio.timeout bounds the whole call; httpx's own limits are per read, which a dripping server never meets.
-        timeout=httpx.Timeout(None, connect=CONNECT_TIMEOUT_S),
-        # The stage bounds the calls in flight; a second bound here would only queue them unseen.
-        limits=httpx.Limits(max_connections=None, max_keepalive_connections=64),
-        # A company's proxy settings are for the provider, not for a server on this machine.
-        mounts={"all://127.0.0.1": None, "all://localhost": None},
+def _draft(routed: Routed, answered: Answered, story: Story, duration_s: float) -> Draft:
+    completion = answered.completion
+    return Draft(
+        routed=routed,
+        tier="tier2",
+        text=story.outgoing.restored(completion.text),
+        finish_reason=completion.finish_reason,
+        model=completion.model,
+        provider=answered.target.provider,
+        usage=completion.usage,
+        logprobs=None,
+        cost_usd=story.spent_micro_usd / 1e6,
+        duration_s=duration_s,
+        calls=story.calls,
+        exposure_usd=story.exposure_micro_usd / 1e6,
+        instead_of=story.instead_of,
     )
+
+
+def _handoff(why: Why, error: PermanentError, story: Story) -> HandoffError:
+    return HandoffError(why, error.reason, story.calls, story.spent_micro_usd / 1e6, story.exposure_micro_usd / 1e6)
+
+
+def _unavailable(story: Story) -> _UnavailableError:
+    return _UnavailableError(f"tier-2 unavailable, {story.calls} calls, the last: {story.last}")
+
+
+def _finite(wait_s: float) -> float:
+    """A wait that ends with some call, nobody can tell when, counts as none."""
+    return 0.0 if wait_s == inf else wait_s

@@ -6,6 +6,7 @@ close, and a refused tier-1 draft is not shown: it would pull the answer its way
 """
 
 import re
+from collections.abc import Sequence
 
 from schemas.tickets import Ticket
 
@@ -31,6 +32,14 @@ answer the rest.
 {knowledge}
 """
 
+_KEPT_BACK = "{names}: customer data that is kept from you. Where the answer needs one of them, write it exactly so."
+"""The system prompt forbids placeholders; these are put back before anyone reads the answer."""
+
+_LANGUAGE = re.compile(r"(?!(?:en|und)\b)[a-z]{2,3}(?:-[a-z]{4})?(?:-(?:[a-z]{2}|[0-9]{3}))?(?=-|\Z)", re.I)
+"""Language, script and region of a BCP 47 tag. The rest could spell words, and the tag is the helpdesk's."""
+_WRITE_IN = "The customer's language is {tag} (BCP 47): write the answer in it."
+"""Not in the system prompt, which is one for all languages and stays in the provider's cache."""
+
 _OWN_TAG = re.compile(r"<(?=\s*/?\s*(?:ticket|subject|earlier_messages|customer|agent|message|account_facts)\b)", re.I)
 
 
@@ -39,8 +48,12 @@ def system(company: str, knowledge: str) -> str:
     return _SYSTEM.format(company=company, knowledge=knowledge)
 
 
-def user(ticket: Ticket) -> str:
-    """The user message: subject, earlier messages, the message, then the facts the helpdesk gave."""
+def user(ticket: Ticket, placeholders: Sequence[str] = ()) -> str:
+    """The user message: subject, earlier messages, the message, then the facts the helpdesk gave; after the ticket its
+    language, unless that is English or unknown.
+
+    `placeholders` stand in the ticket's texts for what is kept from the provider.
+    """
     parts = []
     if ticket.subject:
         parts.append(f"<subject>\n{quoted(ticket.subject)}\n</subject>")
@@ -51,7 +64,12 @@ def user(ticket: Ticket) -> str:
     if ticket.context:
         facts = "\n".join(quoted(fact) for fact in ticket.context)
         parts.append(f"<account_facts>\n{facts}\n</account_facts>")
-    return "<ticket>\n" + "\n".join(parts) + "\n</ticket>"
+    message = ["<ticket>", *parts, "</ticket>"]
+    if tag := _LANGUAGE.match(ticket.language):
+        message.append(_WRITE_IN.format(tag=tag[0]))
+    if placeholders:
+        message.append(_KEPT_BACK.format(names=", ".join(placeholders)))
+    return "\n".join(message)
 
 
 def quoted(text: str) -> str:

@@ -4,6 +4,7 @@ Only what tier-2's client and the vendors' own clients rely on. Sources: the
 API references of Anthropic's Messages and OpenAI's Chat Completions.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -13,7 +14,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from schemas.drafts import Usage
-from workers.tier2.recording import RateLimit
+from workers.tier2.enforced_limits import Window, WindowState
 from workers.tier2.wire import Provider
 
 _STATUS_OF = {
@@ -22,6 +23,9 @@ _STATUS_OF = {
     "not_found_error": 404,
     "rate_limit_error": 429,
     "api_error": 500,
+    "overloaded_error": 529,
+    # OpenAI's word for the same, with its own status.
+    "service_unavailable": 503,
 }
 
 
@@ -178,17 +182,51 @@ def error_body(provider: Provider, refused: RefusedError, request_id: str) -> di
     if provider == "anthropic":
         error: dict[str, object] = {"type": refused.kind, "message": refused.message}
         return {"type": "error", "error": error, "request_id": request_id}
-    kind = "rate_limit_error" if refused.status == 429 else "invalid_request_error"
-    return {"error": {"message": refused.message, "type": kind, "param": None, "code": refused.code}}
+    return {"error": {"message": refused.message, "type": _openais_kind(refused), "param": None, "code": refused.code}}
 
 
-def headers(provider: Provider, request_id: str, limit: RateLimit, now: datetime) -> dict[str, str]:
-    """Request id and rate-limit headers, requests only: the recording counts no tokens against a limit."""
-    figures = {"limit": str(limit.per_minute), "remaining": str(limit.remaining)}
-    if provider == "anthropic":
-        reset = (now.astimezone(UTC) + timedelta(seconds=limit.full_in_s)).strftime("%Y-%m-%dT%H:%M:%SZ")
-        named = {f"anthropic-ratelimit-requests-{name}": value for name, value in {**figures, "reset": reset}.items()}
-        return {"request-id": request_id, **named}
-    reset = f"{limit.full_in_s:.3f}s"
-    named = {f"x-ratelimit-{name}-requests": value for name, value in {**figures, "reset": reset}.items()}
-    return {"x-request-id": request_id, **named}
+def _openais_kind(refused: RefusedError) -> str:
+    if refused.status == 429:
+        return "rate_limit_error"
+    return "server_error" if refused.status >= 500 else "invalid_request_error"
+
+
+def headers(
+    provider: Provider, request_id: str, windows: Mapping[Window, WindowState], now: datetime
+) -> dict[str, str]:
+    """Request id and rate-limit headers. The vendors round what remains; the recording doesn't."""
+    if provider == "openai":
+        figures = {f"x-ratelimit-{what}-{w}": value for w, s in windows.items() for what, value in _openais(s).items()}
+        return {"x-request-id": request_id, **figures}
+    both = windows["input-tokens"], windows["output-tokens"]
+    # Anthropic's fourth window is the other two together.
+    tokens = WindowState(sum(s.limit for s in both), sum(s.remaining for s in both), max(s.full_in_s for s in both))
+    shown = {**windows, "tokens": tokens}.items()
+    figures = {
+        f"anthropic-ratelimit-{w}-{what}": value for w, s in shown for what, value in _anthropics(s, now).items()
+    }
+    return {"request-id": request_id, **figures}
+
+
+def _openais(state: WindowState) -> dict[str, str]:
+    return {"limit": str(state.limit), "remaining": str(state.remaining), "reset": duration(state.full_in_s)}
+
+
+def _anthropics(state: WindowState, now: datetime) -> dict[str, str]:
+    # In whole seconds; by then it is full.
+    full_at = now.astimezone(UTC) + timedelta(seconds=state.full_in_s)
+    reset = (full_at + timedelta(microseconds=999_999)).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return {"limit": str(state.limit), "remaining": str(state.remaining), "reset": reset}
+
+
+def duration(seconds: float) -> str:
+    """As OpenAI's headers write it: "20ms", "1.5s", "6m0s", "1h2m3.5s"; to the millisecond, rounded up."""
+    ms = math.ceil(round(seconds * 1_000, 3))
+    if ms < 1_000:
+        return f"{ms}ms" if ms else "0s"
+    minutes, ms = divmod(ms, 60_000)
+    hours, minutes = divmod(minutes, 60)
+    text = f"{ms / 1_000:.3f}".rstrip("0").rstrip(".") + "s"
+    if hours or minutes:
+        text = f"{minutes}m{text}"
+    return f"{hours}h{text}" if hours else text

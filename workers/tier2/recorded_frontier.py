@@ -4,7 +4,8 @@
 
 For the demo and the tests: tier-2's client can't tell it from a provider, people
 can: every response carries `x-headgate-recording: true` and the start says so.
-POST /v1/messages, POST /v1/chat/completions, GET /health, GET /ledger.
+It enforces rate limits and keeps books as a provider does. POST /v1/messages,
+POST /v1/chat/completions, GET /health, GET /ledger; PUT /limits for tests.
 """
 
 import argparse
@@ -13,81 +14,164 @@ import math
 import sys
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+import msgspec
 from aiohttp import web
 
 from schemas.drafts import Usage
 from workers.learning.company import load_company
 from workers.tier2 import provider_side
-from workers.tier2.prices import cost_micro_usd, price_of
+from workers.tier2.enforced_limits import USUAL_BURST_S, EnforcedLimits, LimitsPerMinute, Window, asked_of, used_by
+from workers.tier2.frontier_ledger import FrontierLedger
+from workers.tier2.prices import Price, Prices
 from workers.tier2.provider_side import Asked, RefusedError, Reply
-from workers.tier2.recording import CHARS_PER_TOKEN, PromptCache, RateLimit, Recordings, pace_of, tokens_in
+from workers.tier2.recording import CHARS_PER_TOKEN, PromptCache, Recordings, pace_of, tokens_in
 from workers.tier2.wire import Provider
 
-UNLIMITED_PER_MINUTE = 100_000
-"""What the rate-limit headers say where no limit was asked for."""
+
+@dataclass(frozen=True, slots=True)
+class Spoiled:
+    """A response other than the answer that was made, and is charged."""
+
+    delivered: bool
+    """Whether the caller learns what the answer used."""
+    send: Callable[[web.Request, Provider, Reply, Mapping[str, str]], Awaitable[web.StreamResponse]]
+    """Writes the whole response; the last argument is its headers."""
 
 
-@dataclass(slots=True)
-class Calls:
-    """What GET /ledger tells."""
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """What goes wrong with one call: it is turned away before any work, or its response is spoiled."""
 
-    calls: int = 0
-    answered: int = 0
-    cost_micro_usd: int = 0
+    name: str
+    outcome: RefusedError | Spoiled
+
+
+Faults = Callable[[Provider], Fault | None]
+"""Asked at every call; None lets it be answered."""
+
+
+def no_faults(_: Provider) -> Fault | None:
+    """Every call is answered."""
+    return None
 
 
 class RecordedFrontier:
-    """The server's state and its two routes. Latency is real time times `latency_scale`."""
+    """The server's state and its routes. Latency is real time times `latency_scale`."""
 
-    def __init__(self, recordings: Recordings, latency_scale: float, requests_per_minute: int | None) -> None:
+    def __init__(
+        self, recordings: Recordings, limits: LimitsPerMinute, burst_s: float, latency_scale: float, faults: Faults
+    ) -> None:
+        now_s = time.monotonic()
         self._recordings = recordings
         self._latency_scale = latency_scale
-        self._limit = RateLimit(requests_per_minute or UNLIMITED_PER_MINUTE, time.monotonic())
+        self._limits: dict[Provider, EnforcedLimits] = {
+            "anthropic": EnforcedLimits("anthropic", limits, burst_s, now_s),
+            "openai": EnforcedLimits("openai", limits, burst_s, now_s),
+        }
+        self._faults = faults
+        self._prices = Prices.load()
         self._cache = PromptCache()
-        self.calls = Calls()
+        self._ledger = FrontierLedger()
 
-    def route(self, provider: Provider) -> Callable[[web.Request], Awaitable[web.Response]]:
+    def route(self, provider: Provider) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
         """The handler of one provider's route."""
 
-        async def handle(request: web.Request) -> web.Response:
-            self.calls.calls += 1
-            request_id = f"req_{uuid.uuid4().hex}"
+        async def handle(request: web.Request) -> web.StreamResponse:
+            self._ledger.calls += 1
+            self._ledger.open += 1
             try:
-                provider_side.authenticate(provider, request.headers)
-                self._admit()
-                reply = await self._reply(provider, provider_side.read(provider, await request.read()))
-                status, body, extra = 200, provider_side.reply_body(provider, reply), {}
-            except RefusedError as exc:
-                status, body = exc.status, provider_side.error_body(provider, exc, request_id)
-                extra = {} if exc.retry_after_s is None else {"retry-after": str(math.ceil(exc.retry_after_s))}
-            headers = provider_side.headers(provider, request_id, self._limit, datetime.now(UTC))
-            return web.json_response(body, status=status, headers=headers | extra)
+                return await self._respond(request, provider, f"req_{uuid.uuid4().hex}")
+            finally:
+                self._ledger.open -= 1
 
         return handle
 
-    def _admit(self) -> None:
-        wait_s = self._limit.take(time.monotonic())
-        if wait_s > 0:
-            message = f"The recording's limit of {self._limit.per_minute} requests per minute is reached."
-            raise RefusedError("rate_limit_error", message, code="rate_limit_exceeded", retry_after_s=wait_s)
+    async def _respond(self, request: web.Request, provider: Provider, request_id: str) -> web.StreamResponse:
+        try:
+            provider_side.authenticate(provider, request.headers)
+            asked = provider_side.read(provider, await request.read())
+            price = self._price(provider, asked.model)
+            spoiled = self._fault(provider)
+            begun = self._begin(provider, asked, price)
+        except RefusedError as exc:
+            return self._refusal(provider, exc, request_id)
+        return await self._finish(request, provider, begun, spoiled, request_id)
 
-    async def _reply(self, provider: Provider, asked: Asked) -> Reply:
-        _check_model(provider, asked.model)
+    async def health(self, _: web.Request) -> web.Response:
+        """What is served."""
+        return web.json_response({"status": "ok", "recording": True, "recorded_answers": len(self._recordings)})
+
+    async def ledger(self, _: web.Request) -> web.Response:
+        """The books."""
+        return web.json_response(self._ledger.plain())
+
+    async def change_limits(self, request: web.Request) -> web.Response:
+        """Other limits for both providers from now on; one that is left out is lifted."""
+        try:
+            limits = msgspec.json.decode(await request.read(), type=LimitsPerMinute)
+        except msgspec.DecodeError as exc:
+            return web.json_response({"error": str(exc)}, status=400)
+        for enforced in self._limits.values():
+            enforced.change(limits, time.monotonic())
+        return web.json_response(msgspec.to_builtins(limits))
+
+    def _fault(self, provider: Provider) -> Spoiled | None:
+        fault = self._faults(provider)
+        if fault is None:
+            return None
+        self._ledger.faults[fault.name] += 1
+        if isinstance(fault.outcome, RefusedError):
+            raise fault.outcome
+        return fault.outcome
+
+    def _headers(self, provider: Provider, request_id: str) -> dict[str, str]:
+        states = self._limits[provider].states(time.monotonic())
+        return provider_side.headers(provider, request_id, states, datetime.now(UTC))
+
+    def _refusal(self, provider: Provider, refused: RefusedError, request_id: str) -> web.Response:
+        self._ledger.rate_limited += refused.status == 429
+        headers = self._headers(provider, request_id)
+        if refused.retry_after_s is not None:
+            headers["retry-after"] = str(math.ceil(refused.retry_after_s))
+        body = provider_side.error_body(provider, refused, request_id)
+        return web.json_response(body, status=refused.status, headers=headers)
+
+    def _price(self, provider: Provider, model: str) -> Price:
+        """What the model costs today. Raises: RefusedError if it isn't the provider's."""
+        try:
+            price = self._prices.of(model, datetime.now(UTC).date())
+        except ValueError:
+            price = None
+        if price is None or price.provider != provider:
+            raise RefusedError("not_found_error", f"model: {model}", code="model_not_found")
+        return price
+
+    def _begin(self, provider: Provider, asked: Asked, price: Price) -> "_Begun":
+        """Find the answer and take the call's share of the limits. Raises: RefusedError."""
         example = self._recordings.find(asked.user)
-        if example is None:
-            raise RefusedError("not_found_error", "no recording for this ticket", code="no_recording")
-        text = example.reference[: asked.max_tokens * CHARS_PER_TOKEN]
+        text = example.reference[: asked.max_tokens * CHARS_PER_TOKEN] if example else ""
         usage = self._usage(provider, asked, text)
-        await asyncio.sleep(pace_of(example.ticket_id).seconds(usage.completion_tokens) * self._latency_scale)
-        self.calls.answered += 1
-        self.calls.cost_micro_usd += cost_micro_usd(asked.model, usage)
+        taken = asked_of(provider, usage, asked.max_tokens)
+        limits = self._limits[provider]
+        if exceeded := limits.admit(taken, time.monotonic()):
+            raise RefusedError(
+                "rate_limit_error",
+                f"The recording's limit of {exceeded.per_minute} {exceeded.window} per minute is reached.",
+                code="rate_limit_exceeded",
+                retry_after_s=exceeded.wait_s,
+            )
+        if example is None:
+            limits.correct(taken, {"requests": 1}, time.monotonic())
+            raise RefusedError("invalid_request_error", "no recording for this ticket", code="no_recording")
         complete = len(text) == len(example.reference)
-        return Reply(uuid.uuid4().hex, asked.model, text, complete, usage, created_s=int(time.time()))
+        reply = Reply(uuid.uuid4().hex, asked.model, text, complete, usage, created_s=int(time.time()))
+        duration_s = pace_of(example.ticket_id).seconds(usage.completion_tokens) * self._latency_scale
+        return _Begun(reply, price.cost_micro_usd(usage), taken, duration_s)
 
     def _usage(self, provider: Provider, asked: Asked, text: str) -> Usage:
         system_tokens = tokens_in(asked.system)
@@ -101,36 +185,68 @@ class RecordedFrontier:
             cache_write_tokens=system_tokens if in_cache is False and provider == "anthropic" else 0,
         )
 
+    async def _finish(
+        self, request: web.Request, provider: Provider, begun: "_Begun", spoiled: Spoiled | None, request_id: str
+    ) -> web.StreamResponse:
+        """Take the time it takes, write the whole response, book it: a caller can know only what was written."""
+        reply, used, delivered = begun.reply, used_by(provider, begun.reply.usage), False
+        try:
+            await asyncio.sleep(begun.duration_s)
+            self._limits[provider].correct(begun.taken, used, time.monotonic())
+            headers = self._headers(provider, request_id)
+            if spoiled:
+                response = await spoiled.send(request, provider, reply, headers)
+            else:
+                response = await send_json(request, provider_side.reply_body(provider, reply), headers)
+            # Bytes for a caller who has hung up are dropped without an error.
+            hung_up = request.transport is None or request.transport.is_closing()
+            delivered = not hung_up and (spoiled is None or spoiled.delivered)
+        finally:
+            # A caller who hangs up, which ends the handler with an exception, is charged: the work has begun.
+            self._ledger.charge(reply.model, "delivered" if delivered else "broken", begun.cost_micro_usd, used)
+        return response
 
-def _check_model(provider: Provider, model: str) -> None:
-    try:
-        known = price_of(model).provider == provider
-    except ValueError:
-        known = False
-    if not known:
-        raise RefusedError("not_found_error", f"model: {model}", code="model_not_found")
+
+@dataclass(frozen=True, slots=True)
+class _Begun:
+    """A call that was let in."""
+
+    reply: Reply
+    cost_micro_usd: int
+    taken: Mapping[Window, int]
+    """From the limits, until what it uses is known."""
+    duration_s: float
 
 
-def application(recordings: Recordings, *, latency_scale: float, requests_per_minute: int | None) -> web.Application:
+async def send_json(request: web.Request, body: object, headers: Mapping[str, str]) -> web.StreamResponse:
+    """Write a whole 200 response. Raises: ConnectionError if the caller has hung up."""
+    response = web.json_response(body, headers=headers)
+    await response.prepare(request)
+    await response.write_eof()
+    return response
+
+
+def application(
+    recordings: Recordings,
+    *,
+    latency_scale: float,
+    requests_per_minute: int | None,
+    tokens_per_minute: int | None = None,
+    output_tokens_per_minute: int | None = None,
+    burst_s: float = USUAL_BURST_S,
+    faults: Faults = no_faults,
+) -> web.Application:
     """The server as an aiohttp application."""
-    frontier = RecordedFrontier(recordings, latency_scale, requests_per_minute)
-
-    async def ledger(_: web.Request) -> web.Response:
-        calls = frontier.calls
-        return web.json_response(
-            {"calls": calls.calls, "answered": calls.answered, "cost_micro_usd": calls.cost_micro_usd}
-        )
-
-    async def health(_: web.Request) -> web.Response:
-        return web.json_response({"status": "ok", "recording": True, "recorded_answers": len(recordings)})
-
+    limits = LimitsPerMinute(requests_per_minute, tokens_per_minute, output_tokens_per_minute)
+    frontier = RecordedFrontier(recordings, limits, burst_s, latency_scale, faults)
     app = web.Application()
     app.add_routes(
         [
             web.post("/v1/messages", frontier.route("anthropic")),
             web.post("/v1/chat/completions", frontier.route("openai")),
-            web.get("/ledger", ledger),
-            web.get("/health", health),
+            web.put("/limits", frontier.change_limits),
+            web.get("/ledger", frontier.ledger),
+            web.get("/health", frontier.health),
         ]
     )
     app.on_response_prepare.append(_mark)
@@ -149,10 +265,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--company", type=Path, required=True, help="the folder whose reference answers are replayed")
     parser.add_argument("--latency-scale", type=float, default=1.0, help="times the usual latency; 0 answers at once")
     parser.add_argument("--requests-per-minute", type=int, help="answer 429 past this rate; no limit by default")
+    parser.add_argument("--tokens-per-minute", type=int, help="answer 429 past this rate; no limit by default")
     args = parser.parse_args(arguments)
     try:
         recordings = Recordings(load_company(args.company).examples)
-        app = application(recordings, latency_scale=args.latency_scale, requests_per_minute=args.requests_per_minute)
+        app = application(
+            recordings,
+            latency_scale=args.latency_scale,
+            requests_per_minute=args.requests_per_minute,
+            tokens_per_minute=args.tokens_per_minute,
+        )
         notice = (
             f"RECORDING on {args.host}:{args.port}: replays {len(recordings)} answers "
             "written by the project's authors; they come from no provider, and no provider is called."

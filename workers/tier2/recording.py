@@ -7,10 +7,11 @@ project's authors; no provider made them. Everything here is values: no clock, n
 import math
 import random
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from workers.learning.company import Example
 from workers.tier2.prompts import quoted
+from workers.tier2.redaction import redact
 
 CHARS_PER_TOKEN = 4
 """English prose in the tokenizers in use: an estimate, so the recording's token counts and costs are estimates too."""
@@ -28,15 +29,18 @@ def tokens_in(text: str) -> int:
 
 
 class Recordings:
-    """Recorded answers, found by the ticket's body within the user message."""
+    """Recorded answers, found by the ticket's body within the user message, as it is and redacted."""
 
     def __init__(self, examples: Iterable[Example]) -> None:
         self._by_body: dict[str, list[Example]] = {}
+        self._count = 0
         for example in examples:
-            self._by_body.setdefault(quoted(example.body), []).append(example)
+            self._count += 1
+            for body in {quoted(text.body) for text in (example, _redacted(example))}:
+                self._by_body.setdefault(body, []).append(example)
 
     def __len__(self) -> int:
-        return sum(map(len, self._by_body.values()))
+        return self._count
 
     def find(self, message: str) -> Example | None:
         """The example whose body stands in the message as whole lines; with several, the one with most in common."""
@@ -44,10 +48,21 @@ class Recordings:
         found = [e for body, same in self._by_body.items() if f"\n{body}\n" in lines for e in same]
 
         def in_common(example: Example) -> tuple[int, int]:
-            others = (quoted(part) for part in (example.subject, *example.context) if part)
-            return len(example.body), sum(len(part) for part in others if f"\n{part}\n" in lines)
+            return len(example.body), max(_in_common(example, lines), _in_common(_redacted(example), lines))
 
         return max(found, key=in_common, default=None)
+
+
+def _redacted(example: Example) -> Example:
+    """The example as tier-2 sends it unless it is told not to redact."""
+    subject, body, *context = redact((example.subject, example.body, *example.context)).texts
+    return replace(example, subject=subject, body=body, context=tuple(context))
+
+
+def _in_common(example: Example, lines: str) -> int:
+    """Characters of the example's other parts that stand in the lines."""
+    others = (quoted(part) for part in (example.subject, *example.context) if part)
+    return sum(len(part) for part in others if f"\n{part}\n" in lines)
 
 
 @dataclass(frozen=True, slots=True)

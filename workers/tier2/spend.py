@@ -1,167 +1,328 @@
-"""The hard spend limit: reserved before a call, settled after it, in whole micro-dollars.
+"""The hard spend limits: money is reserved before a call and settled after it, in whole micro-dollars.
 
-With a file a restart, even after kill -9, still knows what was spent: a
-reservation that was never settled counts at its worst case. One process a file,
-and the limit is that file's: two tier-2 processes with two files may spend
-twice the limit together. A new period starts with a new file.
-
-The file is append-only, one line a step: `reserve ID MICRO_USD`, `settle ID MICRO_USD`.
+What is granted is decided by the book alone (spend_book.py), step by step in
+one order. This module is what stands before it: callers that wait for room, and
+the steps that they ask for. Where the steps go is the owner's: with `LocalSpend`
+into a book in memory, with streams/spend.py into Kafka, for all processes.
 """
 
-import fcntl
-import os
-import re
-from dataclasses import dataclass
-from pathlib import Path
-from types import TracebackType
-from typing import Self
+import asyncio
+import time
+import uuid
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from itertools import count
+from math import isfinite
+from typing import Protocol
 
-from workers.errors import PermanentError
+import structlog
 
-_TORN = re.compile(rb"[a-z]{1,7}[ 0-9]*")
+from schemas.spend import Limit, Period, Reserve, Scope, Settle, Step
+from workers.errors import PermanentError, RetryableError, WorkerDiedError
+from workers.tier2.spend_book import Refusal, SpendBook
+
+log = structlog.get_logger()
+
+USUAL_CALLS = 32
+"""There must be room for the smallest of so many calls. Not for the last one: a call that is far larger than the others
+would close a stage whose other calls fit."""
 
 
 class SpendLimitError(PermanentError):
-    """The call could pass the spend limit, so it is not made.
+    """A limit leaves no room for the call, so it is not made."""
 
-    `final` is False where only the worst cases of calls under way stand in between.
-    """
-
-    def __init__(self, reason: str, final: bool) -> None:
+    def __init__(self, reason: str, resets_in_s: float) -> None:
+        """`resets_in_s`: until the limit's period is over; infinite where the call alone could pass the limit."""
         super().__init__(reason)
-        self.final = final
+        self.resets_in_s = resets_in_s
 
 
 @dataclass(frozen=True, slots=True)
 class Reservation:
     """Money set aside for one call."""
 
-    id: int
+    id: str
     micro_usd: int
 
 
-@dataclass(slots=True)
-class Balance:
-    """What was spent for certain, and what calls under way may still cost."""
+class Spend(Protocol):
+    """What whoever pays for calls needs."""
 
-    spent_micro_usd: int
-    reserved: dict[int, int]
-    """Worst case in micro-dollars by reservation id."""
-    next_id: int
+    async def reserve(self, tenant: str, micro_usd: int, patience_s: float) -> Reservation:
+        """Set a call's worst case aside, for all processes, before the call is made.
 
-    @property
-    def committed_micro_usd(self) -> int:
-        return self.spent_micro_usd + sum(self.reserved.values())
-
-    def apply(self, step: str, reservation_id: int, micro_usd: int) -> None:
-        """Take one step. Raises: KeyError if it settles what was not reserved."""
-        if step == "reserve":
-            self.reserved[reservation_id] = micro_usd
-            self.next_id = reservation_id + 1
-        else:
-            del self.reserved[reservation_id]
-            self.spent_micro_usd += micro_usd
-
-
-class Ledger:
-    """Keeps one process under its limit. Not for several threads."""
-
-    def __init__(self, path: Path | None, limit_micro_usd: int | None) -> None:
-        """Open the ledger; without a path it forgets with the process, without a limit it only counts.
-
-        Raises: OSError; ValueError if the file isn't a ledger; RuntimeError if another process has it open.
+        Raises: SpendLimitError if there is no room before the limit's period ends; RetryableError if nothing was
+        granted within `patience_s`: calls under way have the room, or the ledger can't be reached; WorkerDiedError.
         """
-        self._limit_micro_usd = limit_micro_usd
-        self._balance = Balance(0, {}, 1)
-        self._fd: int | None = None
-        if path:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
-            try:
-                _lock(self._fd, path)
-                self._balance = _replayed(self._fd, path)
-            except BaseException:
-                self.close()
-                raise
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
-        self.close()
-
-    @property
-    def committed_micro_usd(self) -> int:
-        """Spent, plus the worst case of calls under way."""
-        return self._balance.committed_micro_usd
-
-    def reserve(self, worst_case_micro_usd: int) -> Reservation:
-        """Set money aside, durably, before the call is made.
-
-        Raises: SpendLimitError if spent + reserved + worst case would pass the limit.
-        """
-        committed = self.committed_micro_usd
-        if self._limit_micro_usd is not None and committed + worst_case_micro_usd > self._limit_micro_usd:
-            raise SpendLimitError(
-                f"spend limit: {committed} micro-dollars spent or reserved of {self._limit_micro_usd}, "
-                f"and the call may cost {worst_case_micro_usd}",
-                final=self._balance.spent_micro_usd + worst_case_micro_usd > self._limit_micro_usd,
-            )
-        reservation = Reservation(self._balance.next_id, worst_case_micro_usd)
-        self._record("reserve", reservation.id, worst_case_micro_usd)
-        if self._fd is not None:
-            # Only reservations need the disk: a settlement lost in a power cut errs to the safe side.
-            os.fsync(self._fd)
-        return reservation
 
     def settle(self, reservation: Reservation, micro_usd: int) -> None:
         """Replace a reservation by what the call cost: 0 where the provider certainly charged nothing."""
-        self._record("settle", reservation.id, micro_usd)
 
-    def close(self) -> None:
-        """Close the file and give its lock back."""
-        if self._fd is not None:
-            os.close(self._fd)
-            self._fd = None
-
-    def _record(self, step: str, reservation_id: int, micro_usd: int) -> None:
-        self._balance.apply(step, reservation_id, micro_usd)
-        if self._fd is not None:
-            # One write a line: a killed process leaves whole lines.
-            os.write(self._fd, f"{step} {reservation_id} {micro_usd}\n".encode("ascii"))
+    def closed_for_s(self) -> float:
+        """0 while the limits for all tenants together leave room for a usual call, else seconds until there may be."""
 
 
-def _lock(fd: int, path: Path) -> None:
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as exc:
-        raise RuntimeError(
-            f"{path}: in use by another process; give each tier-2 process a spend file of its own"
-        ) from exc
+@dataclass(frozen=True, slots=True)
+class TenantLimits:
+    """Limits of one tenant, dollars by UTC calendar minute, day and month. None is no limit, and 0 is a limit."""
+
+    minute_usd: float | None = None
+    day_usd: float | None = None
+    month_usd: float | None = None
 
 
-def _replayed(fd: int, path: Path) -> Balance:
-    """The file's balance; reservations that were never settled are spent at their worst case."""
-    with open(fd, "rb", closefd=False) as file:
-        *lines, torn = file.read().split(b"\n")
-    balance = Balance(0, {}, 1)
-    for number, line in enumerate(lines, 1):
-        _replay(line, balance, f"{path}: line {number}")
-    if torn:
-        # A power cut in the middle of a line: its call was not made yet. Anything else is some other file, left alone.
-        if not _TORN.fullmatch(torn):
-            raise ValueError(f"{path}: not a spend ledger")
-        os.ftruncate(fd, sum(len(line) + 1 for line in lines))
-    balance.spent_micro_usd += sum(balance.reserved.values())
-    balance.reserved.clear()
-    return balance
+@dataclass(frozen=True, slots=True)
+class SpendLimits:
+    """Limits of all tenants together, and of each. None is no limit, and 0 is a limit."""
+
+    minute_usd: float | None = None
+    day_usd: float | None = None
+    month_usd: float | None = None
+    tenant_minute_usd: float | None = None
+    tenant_day_usd: float | None = None
+    tenant_month_usd: float | None = None
+    tenants: Mapping[str, TenantLimits] = field(default_factory=dict)
+    """Tenants with limits of their own, all three of them, in place of each tenant's."""
 
 
-def _replay(line: bytes, balance: Balance, place: str) -> None:
-    try:
-        step, reservation_id, micro_usd = line.decode("ascii").split(" ")
-        if step not in ("reserve", "settle"):
-            raise ValueError(f"unknown step {step!r}")
-        balance.apply(step, int(reservation_id), int(micro_usd))
-    except (ValueError, KeyError) as exc:
-        raise ValueError(f"{place} is not a step of a spend ledger") from exc
+def limits_of(limits: SpendLimits, tenant: str) -> tuple[Limit, ...]:
+    """The limits that a tenant's reservations are judged by."""
+    each = TenantLimits(limits.tenant_minute_usd, limits.tenant_day_usd, limits.tenant_month_usd)
+    own = limits.tenants.get(tenant, each)
+    usd: tuple[tuple[Scope, Period, float | None], ...] = (
+        ("all", "minute", limits.minute_usd),
+        ("all", "day", limits.day_usd),
+        ("all", "month", limits.month_usd),
+        ("tenant", "minute", own.minute_usd),
+        ("tenant", "day", own.day_usd),
+        ("tenant", "month", own.month_usd),
+    )
+    return tuple(Limit(scope, period, round(most * 1e6)) for scope, period, most in usd if most is not None)
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    tenant: str
+    limits: tuple[Limit, ...]
+    micro_usd: int
+
+
+class SpendDesk(ABC):
+    """Takes callers in front of a book that follows a log of steps.
+
+    `append` puts a step on its way to the log; whoever reads the log calls `apply` for each of its steps, these among
+    them. A step may come back late, twice or never: a caller then waits, and money is counted for longer, never less.
+    """
+
+    def __init__(self, limits: SpendLimits) -> None:
+        self.book = SpendBook()
+        self.current = asyncio.Event()
+        """Set while the book has what stands in the log: only then anything is asked for."""
+        self.died: WorkerDiedError | None = None
+        """Why nobody will read the log again."""
+        self._limits = limits
+        self._owner = uuid.uuid4().hex[:12]
+        self._numbers = count(1)
+        self._asked: dict[str, tuple[asyncio.Future[bool], int]] = {}
+        """Reservations on their way through the log, with their micro-dollars."""
+        self._held: set[str] = set()
+        """Granted reservations whose settlement hasn't been read: their calls may be under way."""
+        self._waiting: dict[asyncio.Future[None], _Wanted] = {}
+        """Callers without room, in the order in which they came."""
+        self._lately: deque[int] = deque(maxlen=USUAL_CALLS)
+        self._newest = (time.time(), time.monotonic())
+        """Time of the log's newest step, and when it was read here."""
+        self._full: dict[tuple[str, Scope, Period], int] = {}
+        """Start of the window of which the operator was last told that it is full, by tenant, scope and period."""
+
+    @abstractmethod
+    def append(self, step: Step) -> None:
+        """Put a step on its way to the log. It must neither wait nor lose it."""
+
+    async def reserve(self, tenant: str, micro_usd: int, patience_s: float) -> Reservation:
+        """See `Spend`."""
+        wanted = _Wanted(tenant, limits_of(self._limits, tenant), micro_usd)
+        self._lately.append(micro_usd)
+        try:
+            async with asyncio.timeout(patience_s):
+                while True:
+                    await self.current.wait()
+                    await self._room(wanted)
+                    step = Reserve(id=self.new_id(), tenant=tenant, micro_usd=micro_usd, limits=wanted.limits)
+                    if await self._granted(step):
+                        return Reservation(step.id, micro_usd)
+        except TimeoutError as exc:
+            raise RetryableError(
+                f"spend limits: nothing was granted within {patience_s:.0f} s: calls under way have the room, "
+                "or the ledger can't be reached"
+            ) from exc
+
+    def settle(self, reservation: Reservation, micro_usd: int) -> None:
+        """See `Spend`."""
+        if micro_usd > reservation.micro_usd:
+            log.warning(
+                "spend_overrun",
+                reserved_micro_usd=reservation.micro_usd,
+                cost_micro_usd=micro_usd,
+                consequence="a spend limit may be passed by the difference",
+            )
+        self.append(Settle(id=reservation.id, micro_usd=micro_usd))
+
+    def closed_for_s(self) -> float:
+        """See `Spend`."""
+        limits = [limit for limit in limits_of(self._limits, "") if limit.scope == "all"]
+        refusal = self.book.room("", limits, max(1, min(self._lately, default=1)), self.now_s())
+        return refusal.resets_in_s if refusal else 0.0
+
+    def apply(self, step: Step, at_s: float) -> None:
+        """Take the log's next step, written at `at_s` by the log's clock."""
+        effective = self.book.apply(step, at_s)
+        self._newest = (at_s, time.monotonic())
+        if isinstance(step, Settle):
+            self._held.discard(step.id)
+            self._wake()
+        elif step.id in self._asked:
+            self._answer(step.id, granted=effective)
+            self._wake()
+        elif effective and self.current.is_set():
+            self._give_back(step.id)
+
+    def begin(self, book: SpendBook) -> None:
+        """Begin anew with a book; what was asked for may be in it already."""
+        self.book = book
+        for reservation_id in [asked for asked in self._asked if book.is_pending(asked)]:
+            self._answer(reservation_id, granted=True)
+
+    def caught_up(self) -> None:
+        """The book has what stands in the log."""
+        for pending in self.book.snapshot(0).pending:
+            self._give_back(pending.id)
+        self.current.set()
+
+    def is_wanted(self, step: Step) -> bool:
+        """Whether a step that may not have reached the log is worth another try."""
+        return isinstance(step, Settle) or step.id in self._asked
+
+    def die(self, error: WorkerDiedError) -> None:
+        """Send every caller away, and those that come later."""
+        self.died = error
+        self.current.set()
+        for reservation_id in list(self._asked):
+            self._answer(reservation_id, granted=False)
+        self._wake()
+
+    def new_id(self) -> str:
+        """An id that no other step has, and that says whose it is."""
+        return f"{self._owner}-{next(self._numbers)}"
+
+    def is_own(self, step: Step) -> bool:
+        """Whether this process wrote it."""
+        return self._is_own(step.id)
+
+    def now_s(self) -> float:
+        """The log's clock: its newest step's time, and what has passed here since. The process's own may be wrong."""
+        at_s, since_s = self._newest
+        return at_s + time.monotonic() - since_s
+
+    async def _room(self, wanted: _Wanted) -> None:
+        """Wait until there is room beside what this process has already asked for: if a hundred callers asked for the
+        last cents, the log would fill with what is refused.
+
+        Raises: SpendLimitError; WorkerDiedError.
+        """
+        while True:
+            if self.died:
+                raise self.died
+            refusal = self._refusal(wanted)
+            if refusal and refusal.final:
+                raise self._limit_reached(refusal, wanted)
+            if not self._refusal(wanted, beside_micro_usd=self._asked_micro_usd()):
+                return
+            freed = asyncio.get_running_loop().create_future()
+            self._waiting[freed] = wanted
+            try:
+                await asyncio.wait({freed}, timeout=refusal.resets_in_s if refusal else None)
+            finally:
+                del self._waiting[freed]
+
+    async def _granted(self, step: Reserve) -> bool:
+        answer: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._asked[step.id] = answer, step.micro_usd
+        try:
+            self.append(step)
+            return await answer
+        except asyncio.CancelledError:
+            # No call will be made. If it was refused, or never arrives, this says nothing.
+            self._held.discard(step.id)
+            self.append(Settle(id=step.id, micro_usd=0))
+            raise
+        finally:
+            self._asked.pop(step.id, None)
+
+    def _answer(self, reservation_id: str, granted: bool) -> None:
+        answer, _ = self._asked.pop(reservation_id)
+        if not answer.done():
+            if granted:
+                self._held.add(reservation_id)
+            answer.set_result(granted)
+
+    def _give_back(self, reservation_id: str) -> None:
+        """Settle one of ours that came twice, or after its caller had gone: no call is made for it."""
+        if self._is_own(reservation_id) and reservation_id not in self._held:
+            self.append(Settle(id=reservation_id, micro_usd=0))
+
+    def _wake(self) -> None:
+        """Let those look again, the first one first, for whom there is room now, or none any more."""
+        beside_micro_usd = self._asked_micro_usd()
+        for freed, wanted in self._waiting.items():
+            refusal = self._refusal(wanted, beside_micro_usd)
+            if not freed.done() and (refusal is None or refusal.final or self.died):
+                freed.set_result(None)
+
+    def _is_own(self, step_id: str) -> bool:
+        return step_id.startswith(self._owner)
+
+    def _asked_micro_usd(self) -> int:
+        return sum(micro_usd for _, micro_usd in self._asked.values())
+
+    def _refusal(self, wanted: _Wanted, beside_micro_usd: int = 0) -> Refusal | None:
+        return self.book.room(wanted.tenant, wanted.limits, wanted.micro_usd + beside_micro_usd, self.now_s())
+
+    def _limit_reached(self, refusal: Refusal, wanted: _Wanted) -> SpendLimitError:
+        limit = refusal.limit
+        tenant = wanted.tenant if limit.scope == "tenant" else ""
+        if self._full.get((tenant, limit.scope, limit.period)) != refusal.start_s:
+            self._full[tenant, limit.scope, limit.period] = refusal.start_s
+            log.warning(
+                "spend_limit_reached",
+                scope=limit.scope,
+                tenant=tenant,
+                period=limit.period,
+                limit_micro_usd=limit.micro_usd,
+                resets_in_s=round(refusal.resets_in_s) if isfinite(refusal.resets_in_s) else None,
+            )
+        whose = "the tenant" if tenant else "all tenants"
+        return SpendLimitError(
+            f"spend limit: of {limit.micro_usd} micro-dollars a {limit.period} for {whose} less is left than the "
+            f"{wanted.micro_usd} that the call may cost",
+            refusal.resets_in_s,
+        )
+
+
+class LocalSpend(SpendDesk):
+    """Limits of one process by itself, forgotten with it: for tools and tests."""
+
+    def __init__(self, limits: SpendLimits, clock: Callable[[], float] = time.time) -> None:
+        super().__init__(limits)
+        self._clock = clock
+        self.current.set()
+
+    def append(self, step: Step) -> None:
+        """Take the step at once."""
+        self.apply(step, self._clock())
+
+    def now_s(self) -> float:
+        """The process's clock is the log's."""
+        return self._clock()

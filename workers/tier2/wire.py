@@ -24,6 +24,7 @@ R = TypeVar("R", bound=Struct)
 ANTHROPIC_VERSION = "2023-06-01"
 
 _RETRYABLE = frozenset({408, 409, 429})
+_OF_THE_TARGET = frozenset({401, 403, 404})
 _QUOTA_IS_GONE = "insufficient_quota"
 """OpenAI says 429 when the account's money is used up, too: no wait helps."""
 
@@ -40,6 +41,26 @@ _FINISH_REASONS: Mapping[str, FinishReason] = {
     "length": "length",
     "content_filter": "content_filter",
 }
+
+
+class TurnedAwayError(RetryableError):
+    """The provider took no work for the call, and charged nothing."""
+
+
+class RateLimitedError(TurnedAwayError):
+    """It was turned away for the rate of calls: nothing is wrong with it."""
+
+
+class BrokenAnswerError(RetryableError):
+    """The response is not an answer, though it may have been charged as one: worth one more try."""
+
+
+class RejectedError(PermanentError):
+    """The provider refuses this request, and charged nothing."""
+
+
+class TargetError(RejectedError):
+    """It refuses every request from here: its key, its model or its account is at fault, not the ticket."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +108,15 @@ def request(provider: Provider, *, api_key: str, model: str, system: str, user: 
 def completion(provider: Provider, body: bytes) -> Completion:
     """The answer in the body of a 200 response.
 
-    Raises: RetryableError if it isn't one; PermanentError if it ended in a way that plain text never ends.
+    Raises: BrokenAnswerError if it isn't one; PermanentError if it ended in a way that plain text never ends.
     """
     return _from_anthropic(body) if provider == "anthropic" else _from_openai(body)
+
+
+def same_model(asked: str, answered: str) -> bool:
+    """Whether the model that answered is the one that was asked: providers add a date to the name, gateways put their
+    own before it."""
+    return answered.rsplit("/", 1)[-1].startswith(asked.rsplit("/", 1)[-1])
 
 
 def failure(
@@ -97,19 +124,26 @@ def failure(
 ) -> RetryableError | PermanentError:
     """What a response other than 200 means. `headers` are looked up in lower case; `now_s` is seconds since the epoch.
 
-    408, 409, 429, 5xx (529 included) may go better later; the rest never will.
+    408, 409, 429, 5xx (529 included) may go better later; the rest never will. 401, 403, 404 and an empty account are
+    about the provider, the others about the ticket.
     """
     kind, message = _error_in(body)
     said = f"HTTP {status} {kind}".rstrip()
     may_go_better = status in _RETRYABLE or status >= 500
     if may_go_better and kind != _QUOTA_IS_GONE and headers.get("x-should-retry") != "false":
-        return RetryableError(said, retry_after_s(headers, now_s))
+        wait_s = retry_after_s(headers, now_s)
+        if status == 429:
+            return RateLimitedError(said, wait_s)
+        return TurnedAwayError(said, wait_s) if _charged_nothing(status) else RetryableError(said, wait_s)
     # A provider may quote the key it refuses, in part.
     shown = "" if status == 401 else _shown(message, private)
-    return PermanentError(f"{said}: {shown}" if shown else said)
+    reason = f"{said}: {shown}" if shown else said
+    if status in _OF_THE_TARGET or kind == _QUOTA_IS_GONE:
+        return TargetError(reason)
+    return RejectedError(reason) if _charged_nothing(status) else PermanentError(reason)
 
 
-def charged_nothing(status: int) -> bool:
+def _charged_nothing(status: int) -> bool:
     """Whether a response with this status is certainly free of charge.
 
     Behind a 500, 502 or 504 the model may have worked for us; 503 and 529 turn the request away at the door.
@@ -185,6 +219,7 @@ class _Choice(Struct):
 
 class _PromptDetails(Struct):
     cached_tokens: _Tokens | None = None
+    cache_write_tokens: _Tokens | None = None
 
 
 class _OpenAIUsage(Struct):
@@ -202,7 +237,7 @@ class _ChatCompletion(Struct):
 def _from_openai(body: bytes) -> Completion:
     answer = _decoded(_ChatCompletion, body)
     if not answer.choices:
-        raise RetryableError("the response holds no choice")
+        raise BrokenAnswerError("the response holds no choice")
     choice, details = answer.choices[0], answer.usage.prompt_tokens_details
     refusal = choice.message.refusal
     return Completion(
@@ -213,6 +248,7 @@ def _from_openai(body: bytes) -> Completion:
             prompt_tokens=answer.usage.prompt_tokens,
             completion_tokens=answer.usage.completion_tokens,
             cached_tokens=(details.cached_tokens or 0) if details else 0,
+            cache_write_tokens=(details.cache_write_tokens or 0) if details else 0,
         ),
     )
 
@@ -222,7 +258,7 @@ def _decoded(shape: type[R], body: bytes) -> R:
         return msgspec.json.decode(body, type=shape)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         # msgspec's text names fields and types, never values.
-        raise RetryableError(f"the response is not an answer: {exc}") from exc
+        raise BrokenAnswerError(f"the response is not an answer: {exc}") from exc
 
 
 def _finish_reason(reason: str) -> FinishReason:
