@@ -9,8 +9,8 @@ import structlog
 from prometheus_client import Gauge
 
 from streams.settings import RouterSettings
+from workers.hot_swap import HotSwap, Refused, Swapped
 from workers.router.classifier import Classifier, Scores
-from workers.router.hot_swap import HotSwap, Refused, Swapped
 
 Role = Literal["active", "shadow"]
 Models = Mapping[Role, HotSwap[Classifier]]

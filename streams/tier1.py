@@ -5,37 +5,90 @@ from contextlib import asynccontextmanager
 
 from schemas.events import Event
 from schemas.tickets import Attempt, Routed
-from schemas.topics import DRAFTS, TIER1, TIER2
+from schemas.topics import BACKFILL, DRAFTS, TIER1, TIER2
 from streams.events import draft_event
 from streams.runtime.clock import age_s, utc_now
-from streams.runtime.stage import DeadLetter, Done, Output, Record, Stage, dead_letter, singly
-from streams.settings import Settings
+from streams.runtime.stage import DeadLetter, Done, Origin, Output, Record, Stage, dead_letter, singly
+from streams.settings import Settings, Tier1Settings
+from streams.tier1_models import models_in_force
 from workers.errors import PermanentError, RetryableError
 from workers.knowledge import load_knowledge
-from workers.tier1.drafting import Tier1
+from workers.tier1.drafting import Tier1, Tier1Config
+from workers.tier1.engine import Engine
+from workers.tier1.metering import Prices
 from workers.tier1.openai_engine import OpenAIConfig, OpenAIEngine
 
 
 @asynccontextmanager
 async def tier1_worker(settings: Settings) -> AsyncIterator[Tier1]:
-    """The worker on its engine's connection pool."""
+    """The worker on its engine, with the models that are in force.
+
+    Raises: ValueError for an unreadable knowledge or models file, a model that can't be served, or wrong prices.
+    """
+    config = tier1_config(settings)
+    async with tier1_engine(settings.tier1) as engine, models_in_force(settings.tier1, engine) as models:
+        yield Tier1(config, engine, models)
+
+
+def tier1_config(settings: Settings) -> Tier1Config:
+    """The worker's configuration from the settings.
+
+    Raises: ValueError for an unreadable knowledge file or wrong prices.
+    """
     config = settings.tier1
-    key = config.api_key.get_secret_value() if config.api_key else None
-    knowledge = load_knowledge(settings.knowledge)
-    async with OpenAIEngine(OpenAIConfig(config.base_url, config.model, config.timeout_s, key)) as engine:
-        yield Tier1(engine, settings.company, knowledge, config.max_tokens, config.usd_per_hour)
+    return Tier1Config(
+        company=settings.company,
+        passages={passage.id: passage.text for passage in load_knowledge(settings.knowledge)},
+        context_tokens=config.context_tokens,
+        max_tokens=config.max_tokens,
+        prices=Prices(
+            cost=config.cost,
+            usd_per_hour=config.usd_per_hour,
+            usd_per_million_prompt_tokens=config.usd_per_million_prompt_tokens,
+            usd_per_million_completion_tokens=config.usd_per_million_completion_tokens,
+        ),
+    )
+
+
+@asynccontextmanager
+async def tier1_engine(config: Tier1Settings) -> AsyncIterator[Engine]:
+    """The engine that the settings name, running.
+
+    Raises: ValueError if it can't run here.
+    """
+    if config.engine == "openai":
+        key = config.api_key.get_secret_value() if config.api_key else None
+        async with OpenAIEngine(OpenAIConfig(config.base_url, config.timeout_s, key)) as server:
+            yield server
+        return
+    # Only here: the other engine needs nothing of it.
+    from workers.tier1.vllm_engine import VllmConfig, VllmEngine
+
+    if config.model_folder is None:
+        raise ValueError('tier1.engine is "vllm", and tier1.model_folder is not set')
+    own = VllmConfig(
+        model=config.model_folder,
+        context_tokens=config.context_tokens,
+        max_num_seqs=config.in_flight,
+        # The stage sends no more than `in_flight`; whoever else asks may wait in the engine.
+        max_num_queued_reqs=2 * config.in_flight,
+        timeout_s=config.timeout_s,
+        device=config.device,
+    )
+    async with VllmEngine(own) as vllm:
+        yield vllm
 
 
 @asynccontextmanager
 async def stage(settings: Settings) -> AsyncIterator[Stage[Routed]]:
     """The tier-1 stage.
 
-    Raises: ValueError for an unreadable knowledge file.
+    Raises: ValueError for an unreadable file, a wrong setting, or an engine or model that can't be had.
     """
     async with tier1_worker(settings) as tier1:
 
         async def handle(record: Record[Routed]) -> Done:
-            draft = await tier1.answer(record.value)
+            draft = await tier1.answer(record.value, priority(record.origin))
             output = Output(DRAFTS, record.value.ticket.ticket_id, draft)
             return Done((output,), draft_event("tier1", record.origin, draft))
 
@@ -50,6 +103,11 @@ async def stage(settings: Settings) -> AsyncIterator[Stage[Routed]]:
             ready=tier1.engine.ready,
             saturated=tier1.engine.saturated,
         )
+
+
+def priority(origin: Origin) -> int:
+    """Backfill waits behind live tickets in the engine, too."""
+    return 1 if origin.topic.endswith(TIER1.name + BACKFILL) else 0
 
 
 def to_tier2(record: Record[Routed], error: Exception) -> Done | DeadLetter:

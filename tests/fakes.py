@@ -1,7 +1,8 @@
 """Fakes that speak the real protocols over loopback."""
 
 import asyncio
-from collections.abc import AsyncIterator
+import math
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,10 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 from numpy.typing import NDArray
 
+from schemas.drafts import Usage
 from workers.router.classifier import EMBEDDING_SIZE, Scores
+from workers.tier1.engine import ContextExceededError, Generation, Request
+from workers.tier1.models import ServedModel
 
 
 class FakeChatServer:
@@ -20,6 +24,9 @@ class FakeChatServer:
     def __init__(self, reply: str = "It arrives in 2 business days.") -> None:
         self.reply = reply
         self.status = 200
+        self.context_words = 1_000
+        self.unknown = ""
+        """A field that it refuses."""
         self.headers: dict[str, str] = {}
         self.bodies: list[dict[str, Any]] = []
         self.in_flight = self.most_in_flight = 0
@@ -28,6 +35,12 @@ class FakeChatServer:
         self.bodies.append(body := await request.json())
         if self.status != 200:
             return web.json_response({"error": {"message": self.reply}}, status=self.status, headers=self.headers)
+        if self.unknown in body:
+            return web.json_response({"error": {"message": f"Unrecognized argument: {self.unknown}"}}, status=400)
+        prompt_tokens = sum(len(m["content"].split()) for m in body["messages"])
+        if prompt_tokens > self.context_words:
+            said = f"This model's maximum context length is {self.context_words} tokens."
+            return web.json_response({"error": {"message": said}}, status=400)
         self.in_flight += 1
         self.most_in_flight = max(self.most_in_flight, self.in_flight)
         await asyncio.sleep(0)
@@ -40,7 +53,6 @@ class FakeChatServer:
             "finish_reason": "stop" if len(kept) == len(words) else "length",
             "logprobs": {"content": [{"token": w, "logprob": -0.1, "top_logprobs": []} for w in kept]},
         }
-        prompt_tokens = sum(len(m["content"].split()) for m in body["messages"])
         usage = {"prompt_tokens": prompt_tokens, "completion_tokens": len(kept)}
         return web.json_response(
             {"model": body["model"], "choices": [choice], "object": "chat.completion", "usage": usage}
@@ -62,6 +74,36 @@ class FakeChatServer:
         server = TestServer(app)
         async with server:
             yield str(server.make_url("/v1"))
+
+
+class FakeEngine:
+    """An engine that answers every prompt at once, if it is no longer than `most_chars`."""
+
+    def __init__(self, most_chars: float = math.inf) -> None:
+        self.most_chars = most_chars
+        self.requests: list[Request] = []
+        self.loaded: list[str] = []
+        self.unusable = ""
+        """The name of a model that can't be served."""
+
+    async def generate(self, request: Request) -> Generation:
+        self.requests.append(request)
+        if sum(len(m["content"]) for m in request.messages) > self.most_chars:
+            raise ContextExceededError("too long")
+        usage = Usage(prompt_tokens=100, completion_tokens=10)
+        return Generation(text="Hello.", finish_reason="stop", model=request.model.name, usage=usage, logprobs=None)
+
+    async def load(self, models: Sequence[ServedModel]) -> None:
+        for model in models:
+            if model.name == self.unusable:
+                raise ValueError(f"model {model.name} can't be served")
+        self.loaded = [model.name for model in models]
+
+    async def ready(self) -> bool:
+        return True
+
+    def saturated(self) -> bool:
+        return False
 
 
 @dataclass(frozen=True, slots=True)

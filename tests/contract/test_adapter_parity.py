@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from workers.learning.serving import served_engine
+from workers.learning.serving import MODEL, served_engine
+from workers.tier1.engine import Generation, Request
 from workers.tier1.openai_engine import OpenAIEngine
+from workers.tier1.prompts import ChatMessage
 
 TIER1 = Path(__file__).parents[2] / "examples" / "fernway" / "tier1"
 
@@ -22,7 +24,11 @@ def recorded() -> dict[str, Any]:
 
 
 async def _said(engine: OpenAIEngine, recorded: dict[str, Any]) -> list[str]:
-    return [(await engine.generate(p["messages"], recorded["max_tokens"])).text for p in recorded["prompts"]]
+    return [(await _answer(engine, p["messages"], recorded["max_tokens"])).text for p in recorded["prompts"]]
+
+
+async def _answer(engine: OpenAIEngine, messages: list[ChatMessage], max_tokens: int) -> Generation:
+    return await engine.generate(Request(messages=messages, model=MODEL, max_tokens=max_tokens))
 
 
 @pytest_asyncio.fixture
@@ -57,5 +63,5 @@ async def test_the_server_builds_the_prompt_that_was_trained_on(
 ) -> None:
     """Same number of tokens: one more or less would be another template."""
     for prompt in recorded["prompts"]:
-        made = await distilled.generate(prompt["messages"], 1)
+        made = await _answer(distilled, prompt["messages"], 1)
         assert made.usage.prompt_tokens == prompt["prompt_tokens"]

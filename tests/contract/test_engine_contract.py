@@ -1,4 +1,5 @@
-"""One suite for every tier-1 engine's server: a real llama.cpp one, and the fake that other tests use instead."""
+"""The shared suite on any OpenAI-compatible server, a real llama.cpp one and the fake that other tests use instead; and
+what is a server's own: statuses, broken bodies, connections."""
 
 import asyncio
 import os
@@ -7,27 +8,32 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import suppress
+from pathlib import Path
 
 import httpx
+import msgspec
 import pytest
 
+from tests.contract import engine_suite
+from tests.contract.engine_suite import asking
 from tests.fakes import FakeChatServer, raw_server
 from workers.errors import PermanentError, RetryableError
-from workers.tier1.engine import Engine
+from workers.tier1.engine import ContextExceededError, Engine, Request
+from workers.tier1.models import ServedModel
 from workers.tier1.openai_engine import OpenAIConfig, OpenAIEngine
-from workers.tier1.prompts import ChatMessage
 
 READY_S = 60.0
-
-
-def prompt(question: str) -> list[ChatMessage]:
-    return [{"role": "system", "content": "You answer in one sentence."}, {"role": "user", "content": question}]
+ADAPTER = Path(__file__).parents[2] / "examples" / "fernway" / "tier1" / "adapter.gguf"
+BASE = ServedModel(name="base", extra={"lora": [{"id": 0, "scale": 0}]})
+"""The server's base model: its adapter is in force for whoever doesn't say otherwise."""
+TUNED = ServedModel(name="tuned", extra={"lora": [{"id": 0, "scale": 1}]})
+X = asking(ServedModel(name="m"), "x", 4)
 
 
 def config(port: int, timeout_s: float = 5.0) -> OpenAIConfig:
-    return OpenAIConfig(f"http://127.0.0.1:{port}/v1", "base", timeout_s)
+    return OpenAIConfig(f"http://127.0.0.1:{port}/v1", timeout_s)
 
 
 def free_port() -> int:
@@ -38,12 +44,13 @@ def free_port() -> int:
 
 @pytest.fixture(scope="session")
 def llama_cpp(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The base model on the server of the demo; its log is shown where it does not start."""
+    """The demo's server with its adapter; its log is shown where it does not start."""
     pytest.importorskip("xllamacpp", reason="the demo extra is not installed")
     port = free_port()
     log_path = tmp_path_factory.mktemp("tier1") / "log"
     with log_path.open("wb") as log:
-        argv = [sys.executable, "-m", "workers.tier1.local_server", "--port", str(port), "--parallel", "4"]
+        argv = [sys.executable, "-m", "workers.tier1.local_server", "--port", str(port)]
+        argv += ["--parallel", "4", "--adapter", str(ADAPTER)]
         server = subprocess.Popen(argv, stdout=log, stderr=log, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""})
     try:
         deadline = time.monotonic() + READY_S
@@ -70,61 +77,120 @@ def is_up(client: httpx.Client) -> bool:
 @pytest.fixture(params=["llama.cpp", "fake"])
 async def engine(request: pytest.FixtureRequest) -> AsyncIterator[Engine]:
     if request.param == "llama.cpp":
-        async with OpenAIEngine(OpenAIConfig(request.getfixturevalue("llama_cpp"), "base", 60.0)) as real:
+        async with OpenAIEngine(OpenAIConfig(request.getfixturevalue("llama_cpp"), 60.0)) as real:
             yield real
     else:
-        async with FakeChatServer().serving() as url, OpenAIEngine(OpenAIConfig(url, "base", 5.0)) as fake:
+        async with FakeChatServer().serving() as url, OpenAIEngine(OpenAIConfig(url, 5.0)) as fake:
             yield fake
 
 
-async def test_an_answer_has_text_usage_and_log_probabilities(engine: Engine) -> None:
-    """All that the checker and the costs need."""
-    made = await engine.generate(prompt("What is the capital of France?"), max_tokens=60)
-    assert made.text == made.text.strip() != ""
-    assert made.finish_reason == "stop"
-    assert made.model
-    assert made.usage.prompt_tokens > 5
-    assert 0 < made.usage.completion_tokens <= 60
-    assert made.logprobs is not None
-    assert made.logprobs.minimum <= made.logprobs.q10 <= made.logprobs.q50 <= 0
-    assert made.logprobs.minimum <= made.logprobs.mean <= 0
-    # A server may count its end-of-text token or not.
-    assert abs(made.logprobs.tokens - made.usage.completion_tokens) <= 1
+@pytest.fixture
+async def llama(llama_cpp: str) -> AsyncIterator[OpenAIEngine]:
+    async with OpenAIEngine(OpenAIConfig(llama_cpp, 60.0)) as engine:
+        yield engine
 
 
-async def test_an_answer_that_runs_into_its_limit_says_so(engine: Engine) -> None:
-    """The checker refuses it as truncated."""
-    made = await engine.generate(prompt("Tell me a long story about a river."), max_tokens=4)
-    assert made.finish_reason == "length"
-    assert made.usage.completion_tokens == 4
+@pytest.mark.parametrize("check", engine_suite.CHECKS, ids=lambda check: check.__name__)
+async def test_a_server_passes_the_suite(
+    engine: Engine, check: Callable[[Engine, ServedModel], Awaitable[None]]
+) -> None:
+    """What every engine must do."""
+    await check(engine, BASE)
 
 
-async def test_decoding_is_greedy(engine: Engine) -> None:
-    """The same prompt gets the same answer, so that labels hold for what is served."""
-    first = await engine.generate(prompt("Name a colour."), max_tokens=12)
-    again = await engine.generate(prompt("Name a colour."), max_tokens=12)
-    assert (again.text, again.finish_reason) == (first.text, first.finish_reason)
+async def test_an_answer_follows_its_schema(llama: OpenAIEngine) -> None:
+    """llama.cpp makes a grammar of it."""
+    await engine_suite.check_an_answer_follows_its_schema(llama, BASE)
 
 
-async def test_many_prompts_are_in_flight_and_each_gets_its_own_answer(engine: Engine) -> None:
-    """More than the server works on at a time wait in the server; none is refused or mixed up."""
-    prompts = [prompt(f"Say the number {n}.") for n in range(8)]
-    alone = await engine.generate(prompts[3], max_tokens=8)
-    made = await asyncio.gather(*(engine.generate(p, max_tokens=8) for p in prompts))
-    assert all(m.text for m in made)
-    assert made[3].usage.prompt_tokens == alone.usage.prompt_tokens
+async def test_a_cancelled_call_frees_its_slot(llama: OpenAIEngine) -> None:
+    """Closing the connection stops llama.cpp when it looks: after a second in which no request got anything."""
+    async with httpx.AsyncClient(base_url=llama.config.base_url.removesuffix("v1")) as client:
+
+        async def unfinished() -> int:
+            # The metrics are such a request, too.
+            await asyncio.sleep(1.5)
+            metrics = dict(
+                line.split() for line in (await client.get("metrics")).text.splitlines() if not line.startswith("#")
+            )
+            return sum(int(metrics[f"llamacpp:requests_{state}"]) for state in ("processing", "deferred"))
+
+        await engine_suite.check_a_cancelled_call_is_aborted(llama, BASE, unfinished)
 
 
-async def test_a_running_server_is_ready(engine: Engine) -> None:
-    """Readiness is what /readyz tells of the engine."""
-    assert await engine.ready() is True
+async def test_two_adapters_side_by_side_answer_as_each_does_alone(llama: OpenAIEngine) -> None:
+    """A canary beside the model in force: neither hears of the other, nor of its cached prompts."""
+    questions = [f"Where is my order {n}?" for n in range(2)]
+    requests = [asking(model, question, 8) for question in questions for model in (BASE, TUNED)]
+    alone = [await llama.generate(request) for request in requests]
+    together = await asyncio.gather(*(llama.generate(request) for request in requests))
+    assert [made.text for made in together] == [made.text for made in alone]
+    assert [made.model for made in together] == ["base", "tuned"] * len(questions)
+    assert all(base.text != tuned.text for base, tuned in zip(together[::2], together[1::2], strict=True))
 
 
-async def test_a_rejected_prompt_is_permanent(llama_cpp: str) -> None:
-    """The real server's own 400, for a prompt that exceeds its context: it never goes better."""
-    async with OpenAIEngine(OpenAIConfig(llama_cpp, "base", 30.0)) as engine:
-        with pytest.raises(PermanentError, match="HTTP 400"):
-            await engine.generate(prompt("word " * 4000), max_tokens=4)
+async def test_an_answer_that_the_window_cuts_off_is_told_apart(llama: OpenAIEngine) -> None:
+    """llama.cpp takes a prompt that just fits and stops where its window of 768 tokens ends; a shorter prompt helps."""
+    endless = {"type": "array", "items": {"type": "integer"}, "minItems": 500}
+    messages = engine_suite.prompt("river " * 720)
+    with pytest.raises(ContextExceededError, match="cut off"):
+        await llama.generate(Request(messages=messages, model=BASE, max_tokens=300, schema=endless))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        {"message": "This model's maximum context length is 2048 tokens. However, your messages are 3000."},
+        {"message": "The prompt (length 3000) is longer than the maximum model length of 2048."},
+        {"message": "Too long.", "code": "context_length_exceeded"},
+    ],
+)
+async def test_servers_say_in_their_own_ways_that_a_prompt_is_too_long(error: dict[str, str]) -> None:
+    """vllm serve and OpenAI; llama.cpp's is in the suite."""
+    body = msgspec.json.encode({"error": error})
+    answer = b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: %d\r\n\r\n%s" % (len(body), body)
+    async with raw_server(answer) as server, OpenAIEngine(config(server.port)) as engine:
+        with pytest.raises(ContextExceededError):
+            await engine.generate(X)
+
+
+async def test_the_body_is_the_requests_and_a_models_own_fields_come_on_top() -> None:
+    """They can't replace what a request is: its messages and limits."""
+    server = FakeChatServer()
+    model = ServedModel(name="m", extra={"lora": [{"id": 1, "scale": 1}], "max_tokens": 9, "messages": []})
+    request = Request(messages=engine_suite.prompt("x"), model=model, max_tokens=4, schema={"type": "object"})
+    async with server.serving() as url, OpenAIEngine(OpenAIConfig(url, 5.0)) as engine:
+        await engine.generate(request)
+    assert server.bodies == [
+        {
+            "model": "m",
+            "messages": request.messages,
+            "max_tokens": 4,
+            "temperature": 0,
+            "logprobs": True,
+            "top_logprobs": 1,
+            "lora": [{"id": 1, "scale": 1}],
+            "response_format": {
+                "type": "json_schema",
+                "json_schema": {"name": "answer", "strict": True, "schema": {"type": "object"}},
+            },
+        }
+    ]
+
+
+async def test_a_priority_is_sent_until_a_server_turns_out_to_know_none() -> None:
+    """OpenAI's own API refuses fields that it doesn't know: backfill must not go to tier-2 for that."""
+    behind = msgspec.structs.replace(X, priority=1)
+    takes, refuses = FakeChatServer(), FakeChatServer()
+    refuses.unknown = "priority"
+    async with takes.serving() as url, OpenAIEngine(OpenAIConfig(url, 5.0)) as engine:
+        for request in (behind, X):
+            await engine.generate(request)
+    assert [body.get("priority") for body in takes.bodies] == [1, None]
+    async with refuses.serving() as url, OpenAIEngine(OpenAIConfig(url, 5.0)) as engine:
+        for request in (behind, X, behind):
+            assert (await engine.generate(request)).text
+    assert [body.get("priority") for body in refuses.bodies] == [1, None, None, None]
 
 
 @pytest.mark.parametrize(
@@ -144,18 +210,18 @@ async def test_a_status_is_classed_by_what_to_do_about_it(status: int, error: ty
     """Busy and broken servers are asked again, rejected requests are not."""
     server = FakeChatServer()
     server.status = status
-    async with server.serving() as url, OpenAIEngine(OpenAIConfig(url, "base", 5.0)) as engine:
+    async with server.serving() as url, OpenAIEngine(OpenAIConfig(url, 5.0)) as engine:
         with pytest.raises(error, match=str(status)):
-            await engine.generate(prompt("x"), max_tokens=4)
+            await engine.generate(X)
 
 
 async def test_a_busy_server_may_say_when_to_come_back() -> None:
     """Retry-After is kept for the one who decides."""
     server = FakeChatServer()
     server.status, server.headers = 429, {"retry-after": "7"}
-    async with server.serving() as url, OpenAIEngine(OpenAIConfig(url, "base", 5.0)) as engine:
+    async with server.serving() as url, OpenAIEngine(OpenAIConfig(url, 5.0)) as engine:
         with pytest.raises(RetryableError) as caught:
-            await engine.generate(prompt("x"), max_tokens=4)
+            await engine.generate(X)
     assert caught.value.retry_after_s == 7.0
 
 
@@ -164,9 +230,9 @@ async def test_a_full_server_is_left_alone_for_a_while(status: int, saturated: b
     """The stage asks before it begins more; a server that fails on one prompt may well take the next."""
     server = FakeChatServer()
     server.status = status
-    async with server.serving() as url, OpenAIEngine(OpenAIConfig(url, "base", 5.0)) as engine:
+    async with server.serving() as url, OpenAIEngine(OpenAIConfig(url, 5.0)) as engine:
         with suppress(RetryableError, PermanentError):
-            await engine.generate(prompt("x"), max_tokens=4)
+            await engine.generate(X)
         assert engine.saturated() == saturated
 
 
@@ -174,7 +240,7 @@ async def test_a_server_that_is_gone_is_retryable_and_not_ready() -> None:
     """Nobody listens: it may start again."""
     async with OpenAIEngine(config(free_port())) as engine:
         with pytest.raises(RetryableError, match="ConnectError"):
-            await engine.generate(prompt("x"), max_tokens=4)
+            await engine.generate(X)
         assert await engine.ready() is False
 
 
@@ -182,7 +248,7 @@ async def test_a_server_that_never_answers_is_retryable() -> None:
     """The timeout is ours to keep."""
     async with raw_server(None) as server, OpenAIEngine(config(server.port, timeout_s=0.2)) as engine:
         with pytest.raises(RetryableError, match="Timeout"):
-            await engine.generate(prompt("x"), max_tokens=4)
+            await engine.generate(X)
 
 
 @pytest.mark.parametrize(
@@ -201,12 +267,12 @@ async def test_a_body_that_is_no_completion_is_retryable(body: bytes) -> None:
     answer = b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: %d\r\n\r\n%s" % (len(body), body)
     async with raw_server(answer) as server, OpenAIEngine(config(server.port)) as engine:
         with pytest.raises(RetryableError, match="unreadable"):
-            await engine.generate(prompt("x"), max_tokens=4)
+            await engine.generate(X)
 
 
 async def test_the_key_is_sent_and_never_shown() -> None:
     """Hosted servers want one; no repr has it."""
-    keyed = OpenAIConfig("http://127.0.0.1:1/v1", "base", 5.0, "sk-canary")
+    keyed = OpenAIConfig("http://127.0.0.1:1/v1", 5.0, "sk-canary")
     assert "canary" not in repr(keyed)
     async with OpenAIEngine(keyed) as engine:
         assert engine._client.headers["authorization"] == "Bearer sk-canary"

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.router.hot_swap import HotSwap, Refused, Stamp, Swapped, stamp, to_load
+from workers.hot_swap import HotSwap, Refused, Stamp, Swapped, stamp, to_load
 
 STAMPS = st.none() | st.builds(Stamp, st.integers(0, 2), st.integers(0, 2), st.integers(0, 2))
 

@@ -12,7 +12,8 @@ from schemas.drafts import Draft
 from schemas.tickets import Decision, Routed
 from workers.learning.company import Example, as_ticket
 from workers.learning.rubric import grade
-from workers.tier1.engine import Engine, Generation
+from workers.learning.serving import MODEL
+from workers.tier1.engine import Engine, Generation, Request
 from workers.tier1.prompts import chat
 
 IN_FLIGHT = 16
@@ -42,7 +43,7 @@ async def outcomes(
     async def outcome(example: Example, picked: tuple[str, ...]) -> Outcome:
         prompt = chat(as_ticket(example), company, [texts[passage] for passage in picked])
         async with slots:
-            made = await engine.generate(prompt, max_tokens)
+            made = await engine.generate(Request(messages=prompt, model=MODEL, max_tokens=max_tokens))
         return Outcome(example.ticket_id, picked, made, grade(made.text, example.rubric).acceptable)
 
     return list(await asyncio.gather(*(outcome(e, p) for e, p in zip(examples, passages, strict=True))))

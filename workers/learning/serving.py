@@ -11,27 +11,31 @@ from pathlib import Path
 
 import httpx
 
+from workers.tier1.models import ServedModel
 from workers.tier1.openai_engine import OpenAIConfig, OpenAIEngine
 
 START_LIMIT_S = 60.0
+
+MODEL = ServedModel(name="tier1")
+"""llama.cpp serves what it has loaded, whatever it is called."""
 
 PATIENCE_S = 600.0
 """For one answer: a step that fails for a slow machine would lose all the answers before."""
 
 
 @asynccontextmanager
-async def served_engine(adapter: Path | None) -> AsyncIterator[OpenAIEngine]:
+async def served_engine(adapter: Path | None, threads: int = 2) -> AsyncIterator[OpenAIEngine]:
     """Serve the base model, with the adapter if there is one; yields an engine on it.
 
     Raises: RuntimeError if the server does not start.
     """
     port = _free_port()
-    argv = [sys.executable, "-m", "workers.tier1.local_server", "--port", str(port)]
+    argv = [sys.executable, "-m", "workers.tier1.local_server", "--port", str(port), "--threads", str(threads)]
     argv += ["--adapter", str(adapter)] if adapter else []
     process = await asyncio.to_thread(_started, argv)
     try:
         await _wait(f"http://127.0.0.1:{port}/health", process)
-        async with OpenAIEngine(OpenAIConfig(f"http://127.0.0.1:{port}/v1", "tier1", PATIENCE_S)) as engine:
+        async with OpenAIEngine(OpenAIConfig(f"http://127.0.0.1:{port}/v1", PATIENCE_S)) as engine:
             yield engine
     finally:
         process.terminate()

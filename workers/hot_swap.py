@@ -1,7 +1,7 @@
-"""The model in force, replaced while the router runs: when another file takes its place, it is loaded beside the old
-one, and the next batch is the new one's.
+"""The model in force, replaced while a stage runs: when another file takes its place, it is loaded beside the old one,
+and the next batch or ticket is the new one's.
 
-Whoever scores a batch takes `current` once: the batch is then wholly of one version. A file that can't be used
+Whoever works on a batch or a ticket takes `current` once: it is then wholly of one version. A file that can't be used
 leaves the old model in force.
 """
 
@@ -13,7 +13,8 @@ from typing import Generic, NamedTuple, Protocol, TypeVar
 class Loaded(Protocol):
     """A model that knows which file it came from."""
 
-    version: str
+    @property
+    def version(self) -> str: ...
 
 
 M = TypeVar("M", bound=Loaded)
