@@ -393,6 +393,22 @@ async def test_calls_wait_for_room_under_the_spend_limit(provider: Frontier) -> 
         assert client.spent_micro_usd == await provider.charged_micro_usd()
 
 
+async def test_a_ticket_that_finds_no_room_in_time_is_a_matter_of_money(provider: Frontier) -> None:
+    """Calls under way hold all of the limit until its deadline: nobody says that the provider was unavailable."""
+    provider.then("anthropic", hang)
+    slow = config(target("anthropic", provider.base_url), timeout_s=60.0, deadline_s=0.5)
+    async with running(slow, SpendLimits(day_usd=0.007)) as client:
+        under_way = asyncio.create_task(client.tier2.answer(routed()))
+        async with asyncio.timeout(10):
+            while not await provider.calls():  # noqa: ASYNC110 - the server is to be met as it is
+                await asyncio.sleep(0)
+        with pytest.raises(HandoffError, match="spend limit") as refused:
+            await client.tier2.answer(routed())
+        assert (refused.value.why, refused.value.calls) == ("spend_limit", 0)
+        under_way.cancel()
+        await asyncio.wait({under_way})
+
+
 async def test_held_tickets_come_back_when_the_period_is_over(provider: Frontier) -> None:
     """The first that is declared and possible: hold; the stage begins nothing meanwhile."""
     holding = config(target("anthropic", provider.base_url), when_spent=("hold", "handoff"), hold_s=1e6)

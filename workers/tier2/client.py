@@ -25,7 +25,7 @@ from workers.tier2.caller import BusyError, Caller
 from workers.tier2.outgoing import outgoing
 from workers.tier2.paid_call import Answered, OtherModelError, PaidCalls, today
 from workers.tier2.prices import Prices
-from workers.tier2.spend import Spend, SpendLimitError
+from workers.tier2.spend import NoRoomError, Spend, SpendLimitError
 from workers.tier2.story import Story
 from workers.tier2.targets import Target, cheaper, order
 
@@ -141,7 +141,7 @@ class Tier2:
             answered = await self._answered(story)
         except _UnavailableError as exc:
             raise _handoff("unavailable", exc, story) from exc
-        except SpendLimitError as exc:
+        except (SpendLimitError, NoRoomError) as exc:
             raise _handoff("spend_limit", exc, story) from exc
         except PermanentError as exc:
             raise _handoff("rejected", exc, story) from exc
@@ -176,6 +176,9 @@ class Tier2:
                 log.error("tier2_target_failed", target=name, reason=exc.reason, next="the next target, if any")
                 if all(t.name in story.given_up for t in targets):
                     raise
+            except NoRoomError:
+                # It has waited for as long as the ticket may.
+                raise
             except BusyError as exc:
                 story.passed_over(caller.target.name, exc.reason)
             except RetryableError as exc:
@@ -262,7 +265,7 @@ def _draft(routed: Routed, answered: Answered, story: Story, duration_s: float) 
     )
 
 
-def _handoff(why: Why, error: PermanentError, story: Story) -> HandoffError:
+def _handoff(why: Why, error: PermanentError | NoRoomError, story: Story) -> HandoffError:
     return HandoffError(why, error.reason, story.calls, story.spent_micro_usd / 1e6, story.exposure_micro_usd / 1e6)
 
 

@@ -70,7 +70,7 @@ class PaidCalls:
     async def call(self, caller: Caller, patience_s: float, story: Story) -> Answered:
         """One call, for whose turn the ticket waits at most `patience_s`.
 
-        Raises: BusyError; SpendLimitError; OtherModelError; RetryableError, PermanentError from the call.
+        Raises: BusyError; SpendLimitError, NoRoomError; OtherModelError; RetryableError, PermanentError from the call.
         """
         price = self.prices.of(caller.target.model, today())
         request = self._request(caller.target, story)

@@ -39,6 +39,10 @@ class SpendLimitError(PermanentError):
         self.resets_in_s = resets_in_s
 
 
+class NoRoomError(RetryableError):
+    """Calls under way took all that a limit leaves, for as long as the caller would wait; or the ledger was away."""
+
+
 @dataclass(frozen=True, slots=True)
 class Reservation:
     """Money set aside for one call."""
