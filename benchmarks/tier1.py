@@ -223,6 +223,8 @@ async def on_server(kafka: EmbeddedKafka, args: argparse.Namespace) -> dict[str,
 
 async def on_vllm(args: argparse.Namespace) -> dict[str, list[Pass]]:
     """The engine's own client and the worker on vLLM in this process."""
+    from vllm.inputs import tokens_input
+
     from workers.tier1 import vllm_engine
     from workers.tier1.vllm_engine import VllmConfig, VllmEngine
 
@@ -245,7 +247,7 @@ async def on_vllm(args: argparse.Namespace) -> dict[str, list[Pass]]:
 
         async def ask(routed: Routed) -> int:
             name = routed.ticket.ticket_id
-            outputs = engine._llm.generate({"prompt_token_ids": prompts[name]}, params, f"{name}-{time.monotonic_ns()}")
+            outputs = engine._llm.generate(tokens_input(prompts[name]), params, f"{name}-{time.monotonic_ns()}")
             return len([output async for output in outputs][-1].outputs[0].token_ids)
 
         subjects: dict[str, tuple[Subject, int]] = {

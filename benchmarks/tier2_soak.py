@@ -24,8 +24,8 @@ from workers.tier2.spend import LocalSpend, Reservation, SpendLimits
 FASTER = 10.0
 """The client's clock, against the wall's."""
 IN_FLIGHT = 64
-TIMEOUT_S = 3.0
-"""Real seconds for a call: hundreds of times what one takes here, so that only hanging ones meet it, and no answer that
+TIMEOUT_S = 2.0
+"""Real seconds for a call: a hundred times what one takes here, so that only hanging ones meet it, and no answer that
 the frontier has delivered comes too late for the client."""
 SHARE = 0.1
 LOST = "lost"

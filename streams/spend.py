@@ -145,8 +145,9 @@ class SharedSpend(SpendDesk):
         finally:
             for sent, step in self._unacknowledged.items():
                 self._again(step)
-                # Whatever it comes to is of no interest any more.
-                sent.cancel() or sent.cancelled() or sent.exception()
+                if not sent.cancel() and not sent.cancelled():
+                    # Asked for, so that asyncio doesn't complain that nobody did.
+                    sent.exception()
             self._unacknowledged.clear()
 
     # -- reading ------------------------------------------------------------------------------------------------

@@ -69,7 +69,8 @@ async def tier1_engine(config: Tier1Settings) -> AsyncIterator[Engine]:
     own = VllmConfig(
         model=config.model_folder,
         context_tokens=config.context_tokens,
-        max_num_seqs=config.in_flight,
+        # A quarter of the tickets waits in the engine: it never idles during a commit, and a priority has an effect.
+        max_num_seqs=max(1, config.in_flight * 3 // 4),
         # The stage sends no more than `in_flight`; whoever else asks may wait in the engine.
         max_num_queued_reqs=2 * config.in_flight,
         timeout_s=config.timeout_s,

@@ -26,10 +26,9 @@ pytestmark = [
     pytest.mark.asyncio(loop_scope="session"),
     # The first test starts the engine: one to two minutes on two cores.
     pytest.mark.timeout(400),
-    # vLLM's and torch's own: they use what they have deprecated, and leave a socket context open.
+    # vLLM and torch use what they have deprecated themselves.
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::FutureWarning"),
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
 ]
 
 DEADLINE_S = 60.0
@@ -209,7 +208,7 @@ async def test_more_adapters_than_fit_are_refused(vllm: VllmEngine, served: Serv
 
 
 async def test_a_live_ticket_overtakes_the_waiting_backfill(vllm: VllmEngine, served: Served) -> None:
-    """With all places taken and eight waiting, the later one of priority 0 is the next to run."""
+    """Eight wait for a place, and the later one of priority 0 gets it before them."""
     await vllm.load([served.base])
     ended: list[str] = []
 
@@ -225,7 +224,7 @@ async def test_a_live_ticket_overtakes_the_waiting_backfill(vllm: VllmEngine, se
             tasks.create_task(ask(f"waiting {n}", 8, 1))
         await until(lambda: unfinished(vllm) == MAX_NUM_SEQS + 8)
         tasks.create_task(ask("live", 8, 0))
-    assert ended[:2] == ["running 0", "live"]
+    assert next(name for name in ended if not name.startswith("running")) == "live"
 
 
 async def test_a_full_engine_says_so_and_takes_no_more(vllm: VllmEngine, served: Served) -> None:
@@ -277,9 +276,7 @@ async def test_a_gpu_that_is_not_there_is_an_error(vllm: VllmEngine) -> None:
             pass
 
 
-async def test_a_dead_engine_ends_all_calls_and_is_not_ready(
-    vllm: VllmEngine, served: Served, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_a_dead_engine_ends_all_calls_and_is_not_ready(vllm: VllmEngine, served: Served) -> None:
     """The last test: calls under way and later ones raise what ends the process, so that its supervisor starts anew."""
     await vllm.load([served.base])
     under_way = asyncio.create_task(vllm.generate(story(served.base, 300)))
@@ -292,5 +289,3 @@ async def test_a_dead_engine_ends_all_calls_and_is_not_ready(
         await vllm.generate(engine_suite.asking(served.base, "Hello", 4))
     assert not await vllm.ready()
     assert not vllm.saturated()
-    # vLLM logged its child's death; the record's traceback would keep its sockets until after the last test.
-    caplog.clear()
