@@ -7,7 +7,7 @@ from workers.learning.company import Example
 from workers.learning.rubric import Rubric
 from workers.tier2.outgoing import outgoing
 from workers.tier2.prompts import user
-from workers.tier2.recording import CACHE_LIFE_S, PromptCache, RateLimit, Recordings, pace_of, tokens_in
+from workers.tier2.recording import CACHE_LIFE_S, PromptCache, Recordings, pace_of, tokens_in
 
 LONG = "knowledge " * 500
 
@@ -102,16 +102,3 @@ def test_a_short_system_prompt_is_not_cached() -> None:
 def test_tokens_are_estimated_at_four_characters() -> None:
     """Rounded up; nothing is no token."""
     assert [tokens_in(text) for text in ("", "a", "abcd", "abcde")] == [0, 1, 1, 2]
-
-
-def test_the_rate_limit_refills_evenly() -> None:
-    """Sixty a minute: one a second once the first sixty are gone."""
-    limit = RateLimit(60, now_s=0.0)
-    assert [limit.take(0.0) for _ in range(60)] == [0.0] * 60
-    assert limit.take(0.0) == 1.0
-    assert limit.remaining == 0
-    assert limit.take(0.5) == 0.5
-    assert limit.take(1.0) == 0.0
-    assert limit.full_in_s == 60.0
-    assert limit.take(1_000.0) == 0.0
-    assert limit.remaining == 59

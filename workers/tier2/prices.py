@@ -9,7 +9,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal
-from functools import cache
 from pathlib import Path
 from typing import Literal, Self
 
@@ -156,29 +155,3 @@ def _keyed(path: Path, rows: Iterable[tuple[int, dict[str, object]]]) -> dict[tu
             raise ValueError(f"{place}: there is a row of this model and day already")
         keyed[price.model, price.since] = price
     return keyed
-
-
-# -- on the built-in table's newest rows --------------------------------------------------------------------------
-
-
-def price_of(model: str) -> Price:
-    """The model's newest prices.
-
-    Raises: ValueError if the table has none.
-    """
-    return _built_in().of(model, date.max)
-
-
-def cost_micro_usd(model: str, usage: Usage) -> int:
-    """What a call cost, rounded up. Raises: ValueError for a model without a price."""
-    return price_of(model).cost_micro_usd(usage)
-
-
-def worst_case_micro_usd(model: str, prompt_tokens_estimate: int, max_tokens: int) -> int:
-    """What a call can cost at most. Raises: ValueError for a model without a price."""
-    return price_of(model).worst_case_micro_usd(prompt_tokens_estimate, max_tokens)
-
-
-@cache
-def _built_in() -> Prices:
-    return Prices.load()

@@ -1,4 +1,4 @@
-"""What the recorded frontier replays and how it passes for a provider: answers, tokens, prompt cache, pace, rate limit.
+"""What the recorded frontier replays and how it passes for a provider: answers, tokens, prompt cache, pace.
 
 The answers are the example company's reference answers, written by the
 project's authors; no provider made them. Everything here is values: no clock, no I/O.
@@ -98,30 +98,3 @@ class PromptCache:
         key = hash((model, system))
         used_s, self._used_s[key] = self._used_s.get(key), now_s
         return used_s is not None and now_s - used_s <= CACHE_LIFE_S
-
-
-class RateLimit:
-    """A token bucket: `per_minute` requests at once, then as many a minute, evenly."""
-
-    def __init__(self, per_minute: int, now_s: float) -> None:
-        self.per_minute = per_minute
-        self._left = float(per_minute)
-        self._at_s = now_s
-
-    def take(self, now_s: float) -> float:
-        """Take one request: 0.0 if there was one left, else the seconds until there is."""
-        self._left = min(self.per_minute, self._left + (now_s - self._at_s) * self.per_minute / 60)
-        self._at_s = now_s
-        if self._left < 1:
-            return (1 - self._left) * 60 / self.per_minute
-        self._left -= 1
-        return 0.0
-
-    @property
-    def remaining(self) -> int:
-        return int(self._left)
-
-    @property
-    def full_in_s(self) -> float:
-        """Seconds until the whole limit is there again, if nothing is asked meanwhile."""
-        return (self.per_minute - self._left) * 60 / self.per_minute
