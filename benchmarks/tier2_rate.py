@@ -16,14 +16,16 @@ import msgspec
 
 from benchmarks.load import BenchmarkError
 from benchmarks.tier2_frontier import FERNWAY, Books, Frontier, running
-from schemas.tickets import Decision, Routed, RouteReason, TicketId
+from schemas.tickets import Routed, TicketId
 from streams.runtime.clock import utc_now
+from tests.records import a_decision
 from workers.knowledge import load_knowledge
 from workers.learning.company import as_ticket, load_company
 from workers.tier2.client import HandoffError, Tier2, Tier2Config
 from workers.tier2.enforced_limits import Window
 from workers.tier2.prices import Prices
-from workers.tier2.spend import LocalSpend, SpendLimits
+from workers.tier2.spend import SpendLimits
+from workers.tier2.spend_desk import LocalSpend
 from workers.tier2.targets import Target
 from workers.tier2.wire import Provider
 
@@ -102,17 +104,7 @@ def recovery_s(looks: Sequence[Books], changed_at_s: float, window: Window, per_
 
 def tickets() -> Iterator[Routed]:
     """Fernway's tickets on their way to tier-2, over and over, each with an id of its own."""
-    decision = Decision(
-        tier="tier2",
-        reason=RouteReason.UNCERTAIN,
-        p_ok=0.5,
-        category="",
-        p_category=1.0,
-        threshold=1.0,
-        propensity=1.0,
-        policy_version="",
-        cost_usd=0.0,
-    )
+    decision = a_decision("tier2")
     examples = load_company(FERNWAY).split("test")
     for number, example in zip(count(1), cycle(examples)):
         ticket = msgspec.structs.replace(as_ticket(example), ticket_id=TicketId(f"{example.ticket_id}#{number}"))

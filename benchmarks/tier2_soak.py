@@ -19,7 +19,8 @@ from schemas.drafts import Draft
 from schemas.tickets import Routed
 from workers.learning.company import load_company
 from workers.tier2.client import HandoffError, Tier2, Tier2Config
-from workers.tier2.spend import LocalSpend, Reservation, SpendLimits
+from workers.tier2.spend import Reservation, SpendLimits
+from workers.tier2.spend_desk import LocalSpend
 
 FASTER = 10.0
 """The client's clock, against the wall's."""

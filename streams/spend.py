@@ -36,8 +36,9 @@ from streams.runtime.closing import CLOSE_LIMIT_S, closed
 from streams.settings import KafkaSettings
 from streams.topics import TopicsError
 from workers.errors import WorkerDiedError
-from workers.tier2.spend import SpendDesk, SpendLimits
+from workers.tier2.spend import SpendLimits
 from workers.tier2.spend_book import SpendBook
+from workers.tier2.spend_desk import SpendDesk
 
 log = structlog.get_logger()
 

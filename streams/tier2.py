@@ -19,7 +19,8 @@ from workers.knowledge import load_knowledge
 from workers.retry import RetryLimits
 from workers.tier2.client import HandoffError, Tier2, Tier2Config, Why
 from workers.tier2.prices import Prices
-from workers.tier2.spend import SpendDesk, SpendLimits, TenantLimits
+from workers.tier2.spend import SpendLimits, TenantLimits
+from workers.tier2.spend_desk import SpendDesk
 from workers.tier2.targets import Target
 
 REASONS: Mapping[Why, HandoffReason] = {

@@ -7,8 +7,8 @@ from prometheus_client import Gauge
 from schemas.spend import Period
 from workers.tier2.caller import Caller
 from workers.tier2.client import Tier2
-from workers.tier2.spend import SpendDesk
 from workers.tier2.spend_book import PERIODS
+from workers.tier2.spend_desk import SpendDesk
 
 CONCURRENCY = Gauge("headgate_tier2_concurrency", "Calls that may be under way at a target now.", ["target"])
 IN_FLIGHT = Gauge("headgate_tier2_in_flight", "Calls under way at a target.", ["target"])

@@ -29,7 +29,8 @@ from streams.local.spawn import spawn
 from streams.settings import KafkaSettings
 from streams.spend import SharedSpend
 from workers.errors import RetryableError
-from workers.tier2.spend import SpendDesk, SpendLimitError, SpendLimits, TenantLimits
+from workers.tier2.spend import SpendLimitError, SpendLimits, TenantLimits
+from workers.tier2.spend_desk import SpendDesk
 
 WORST_MICRO_USD = 1_000
 """No call reserves more."""

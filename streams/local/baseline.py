@@ -19,7 +19,8 @@ from streams.tier2 import tier2_config
 from workers.errors import PermanentError, RetryableError
 from workers.learning.company import Example, as_ticket
 from workers.tier2.client import Tier2
-from workers.tier2.spend import LocalSpend, SpendLimits
+from workers.tier2.spend import SpendLimits
+from workers.tier2.spend_desk import LocalSpend
 
 TIER1_IN_FLIGHT = 16
 TIER2_IN_FLIGHT = 64

@@ -10,7 +10,6 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,8 @@ import httpx
 import pytest
 from aiohttp.test_utils import TestServer
 
-from schemas.tickets import Decision, Routed, RouteReason, Ticket, TicketId
+from schemas.tickets import Routed
+from tests.records import a_decision, a_routed, a_ticket
 from workers.errors import PermanentError
 from workers.knowledge import load_knowledge
 from workers.learning.company import load_company
@@ -26,7 +26,8 @@ from workers.tier2.client import HandoffError, Tier2, Tier2Config
 from workers.tier2.prices import Prices
 from workers.tier2.recorded_frontier import application
 from workers.tier2.recording import Recordings
-from workers.tier2.spend import LocalSpend, SpendLimits
+from workers.tier2.spend import SpendLimits
+from workers.tier2.spend_desk import LocalSpend
 from workers.tier2.targets import Target
 
 BODY = "My bill is unpaid since its due date, ten days ago. Is there a fee?"
@@ -92,21 +93,9 @@ def suite(request: pytest.FixtureRequest, company: Path) -> Suite:
     return Suite(_config(provider, base_url, key=key, knowledge=knowledge), recorded)
 
 
-def routed(body: str = BODY, subject: str = "Fee") -> Routed:
+def routed(body: str = BODY) -> Routed:
     """A ticket on its way to tier-2."""
-    decision = Decision(
-        tier="tier2",
-        reason=RouteReason.UNCERTAIN,
-        p_ok=0.1,
-        category="billing",
-        p_category=0.9,
-        threshold=0.5,
-        propensity=1.0,
-        policy_version="1",
-        cost_usd=0.0,
-    )
-    ticket = Ticket(ticket_id=TicketId("t-1"), subject=subject, body=body)
-    return Routed(ticket=ticket, decision=decision, received_at=datetime(2026, 5, 4, tzinfo=UTC))
+    return a_routed(a_ticket(body, subject="Fee"), decision=a_decision("tier2"))
 
 
 async def test_a_ticket_becomes_a_draft(suite: Suite) -> None:

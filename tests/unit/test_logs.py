@@ -22,7 +22,8 @@ from streams.settings import Settings
 from tests.fakes import FakeChatServer
 from tests.records import a_draft, a_routed, a_ticket
 from workers.retry import Retry
-from workers.tier2.spend import LocalSpend, SpendLimits
+from workers.tier2.spend import SpendLimits
+from workers.tier2.spend_desk import LocalSpend
 
 FERNWAY = Path(__file__).parents[2] / "examples" / "fernway"
 CANARY = "canary4711"

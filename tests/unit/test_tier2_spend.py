@@ -12,16 +12,9 @@ from structlog.testing import capture_logs
 
 from schemas.spend import Limit, Reserve, Settle, Step
 from workers.errors import PermanentError, RetryableError, WorkerDiedError
-from workers.tier2.spend import (
-    LocalSpend,
-    Reservation,
-    SpendDesk,
-    SpendLimitError,
-    SpendLimits,
-    TenantLimits,
-    limits_of,
-)
+from workers.tier2.spend import Reservation, SpendLimitError, SpendLimits, TenantLimits, limits_of
 from workers.tier2.spend_book import SpendBook
+from workers.tier2.spend_desk import LocalSpend, SpendDesk
 
 NOON_S = 1_795_608_000.0
 HALF_A_DAY_S = 43_200.0

@@ -13,7 +13,8 @@ from streams.settings import Settings, SettingsError, SpendSettings, TargetSetti
 from streams.tier2 import spend_limits, stage_on, tier2_config, to_a_person
 from tests.records import a_routed
 from workers.tier2.client import HandoffError, Why
-from workers.tier2.spend import LocalSpend, SpendLimits, limits_of
+from workers.tier2.spend import SpendLimits, limits_of
+from workers.tier2.spend_desk import LocalSpend
 
 FERNWAY = Path(__file__).parents[2] / "examples" / "fernway"
 KEY = "sk-test-0123456789"
