@@ -5,11 +5,12 @@ counts at its worst case.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 
-from workers.errors import PermanentError
+from workers.errors import PermanentError, RetryableError
 from workers.tier2 import wire
 from workers.tier2.caller import Caller, NotSentError
 from workers.tier2.pacing import Tokens
@@ -55,11 +56,11 @@ class PaidCalls:
         wait_s = caller.hedge.after_s()
         if wait_s is None:
             return await self.call(caller, patience_s, story)
-        calls = {asyncio.create_task(self.call(caller, patience_s, story))}
+        calls = [asyncio.create_task(self.call(caller, patience_s, story))]
         try:
             done, _ = await asyncio.wait(calls, timeout=wait_s)
             if not done and caller.hedge.hedged():
-                calls.add(asyncio.create_task(self.call(second, patience_s, story)))
+                calls.append(asyncio.create_task(self.call(second, patience_s, story)))
             return await _first(calls)
         finally:
             for call in calls:
@@ -115,14 +116,12 @@ class PaidCalls:
         )
 
 
-async def _first(calls: set["asyncio.Task[Answered]"]) -> Answered:
-    """The first answer; if all of them failed, the last one's failure."""
-    left = calls
-    while True:
-        done, left = await asyncio.wait(left, return_when=asyncio.FIRST_COMPLETED)
-        for call in done:
-            if not call.exception() or not left:
-                return call.result()
+async def _first(calls: Sequence["asyncio.Task[Answered]"]) -> Answered:
+    """The first answer. If there is none, the first call's failure: what follows concerns that call's target."""
+    for ended in asyncio.as_completed(calls):
+        with suppress(RetryableError, PermanentError):
+            return await ended
+    return calls[0].result()
 
 
 def today() -> date:
