@@ -94,6 +94,9 @@ class VllmEngine:
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> None:
+        if (listening := self._llm.output_handler) is not None:
+            # vLLM ends its child first, which this task would report as a death, with all of its stack.
+            listening.cancel()
         await asyncio.to_thread(self._stop)
 
     async def generate(self, request: Request) -> Generation:
