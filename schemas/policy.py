@@ -4,7 +4,33 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
+from schemas.tickets import Moment
+
 Probability = Annotated[float, Meta(ge=0.0, le=1.0)]
+
+
+class Certificate(Struct, frozen=True, kw_only=True):
+    """What is promised of the answers shipped under a category's thresholds, and the labels that it rests on."""
+
+    method: Literal["learn_then_test", "conformal_risk"]
+    """learn_then_test: with probability 1 - delta over the labels, at most a share alpha of the shipped answers is bad.
+    conformal_risk: on average over labels, at most a share alpha of all tickets gets a bad answer shipped."""
+    alpha: Probability
+    delta: Probability
+    labels: int
+    """Labelled drafts that the thresholds were solved on."""
+    shipped: int
+    """How many of them these thresholds ship."""
+    bad: int
+    """How many of those are bad."""
+    upper_bound: Probability
+    """On the share of bad answers among those shipped, at confidence 1 - delta, the judge's error included."""
+    judge_miss: Probability = 0.0
+    """The judge accepts at most this share of bad answers; the bound allows for it."""
+    pooled: tuple[str, ...] = ()
+    """The categories that share the certificate: it holds for all of them together, not for each. Empty: for one."""
+    solved_at: Moment
+    valid_until: Moment | None = None
 
 
 class CategoryPolicy(Struct, frozen=True, kw_only=True):
@@ -20,6 +46,13 @@ class CategoryPolicy(Struct, frozen=True, kw_only=True):
     shipped: int = 0
     least_gain: Probability = 0.0
     """Below p_ok_threshold, a ticket whose gain is smaller goes to tier-1 all the same: tier-2's price buys nothing."""
+    certificate: Certificate | None = None
+    """None: nothing is promised of what these thresholds ship."""
+    labels_missing: int | None = None
+    """In the shadow: about how many more labelled tickets would certify the category; None where nobody can tell."""
+    audit_share: Probability = 0.0
+    """Share of the category's tickets whose tier-1 draft is judged: of those that go to tier-2, tier-1 drafts an answer
+    that nobody is sent."""
 
 
 class Policy(Struct, frozen=True, kw_only=True):
