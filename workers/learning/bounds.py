@@ -11,6 +11,7 @@ All rest on labels that are a random sample of the tickets they speak for.
 """
 
 from collections.abc import Sequence
+from math import ceil
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,20 +37,21 @@ def lower_bound(bad: int, shipped: int, delta: float) -> float:
 
 
 def least_shipped(alpha: float, delta: float, bad_share: float = 0.0) -> int | None:
-    """How many labels of shipped answers prove alpha at confidence 1 - delta, if a share `bad_share` of them is bad.
+    """About how many labels of shipped answers prove alpha at confidence 1 - delta, if a share `bad_share` is bad.
 
-    None if no number does, or none below a million.
+    Exact for a share of 0; else a few less or more may do, since bad answers come whole. None if no number does, or
+    none below a million.
     """
     if bad_share >= alpha:
         return None
     low, high = 1, 1
-    while p_value(round(bad_share * high), high, alpha) > delta:
+    while p_value(ceil(bad_share * high), high, alpha) > delta:
         low, high = high, 2 * high
         if high > 1_000_000:
             return None
     while low < high:
         middle = (low + high) // 2
-        if p_value(round(bad_share * middle), middle, alpha) > delta:
+        if p_value(ceil(bad_share * middle), middle, alpha) > delta:
             low = middle + 1
         else:
             high = middle
