@@ -19,6 +19,8 @@ class GateReason(StrEnum):
     UNFOUNDED_PROMISE = "unfounded_promise"
     INJECTION_ECHO = "injection_echo"
     LOW_SCORE = "low_score"
+    SHADOW = "shadow"
+    """Nothing is wrong with it: tier-2 was to answer anyway, or nothing of the category is certified."""
 
 
 class Verdict(Struct, frozen=True, kw_only=True):
@@ -62,7 +64,7 @@ class Answer(Struct, frozen=True, kw_only=True):
     decision: Decision
     verdict: Verdict
     attempts: tuple[Attempt, ...]
-    """Drafts that were refused before this one; not empty means that the ticket was escalated."""
+    """Drafts that were not shipped before this one."""
     costs: Costs
     received_at: Moment
     answered_at: Moment

@@ -2,28 +2,8 @@
 
 from msgspec import Struct
 
+from schemas.generations import LogProbs, Usage
 from schemas.tickets import Routed, Tier
-
-
-class Usage(Struct, frozen=True, kw_only=True):
-    """Tokens as the engine or the provider reported them."""
-
-    prompt_tokens: int
-    completion_tokens: int
-    cached_tokens: int = 0
-    """The part of prompt_tokens that was read from a prompt cache."""
-    cache_write_tokens: int = 0
-    """The part of prompt_tokens that was written to a prompt cache."""
-
-
-class LogProbs(Struct, frozen=True, kw_only=True):
-    """The answer's token log-probabilities, summarised: natural logarithms, all <= 0."""
-
-    mean: float
-    minimum: float
-    q10: float
-    q50: float
-    tokens: int
 
 
 class Draft(Struct, frozen=True, kw_only=True):

@@ -36,6 +36,8 @@ class Event(Struct, frozen=True, kw_only=True):
     shadow_tier: str = ""
     """The tier that the candidate would have chosen."""
     propensity: float | None = None
+    """Probability that the ticket was drawn for an audit."""
+    audited: bool = False
     policy_version: str = ""
     model: str = ""
     prompt_tokens: int = 0

@@ -62,8 +62,6 @@ class Policy(Struct, frozen=True, kw_only=True):
     version: str
     default: CategoryPolicy
     categories: dict[str, CategoryPolicy] = {}
-    explore_share: Probability = 0.0
-    """Share of tickets below the threshold that goes to tier-1 all the same, to keep learning."""
     tier2_share: Probability = 1.0
     """Share of all tickets that may go to tier-2, kept by each router process by itself: past it, tickets that only
     the score would send there go to tier-1. 1 is no limit."""

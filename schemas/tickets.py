@@ -6,6 +6,8 @@ from typing import Annotated, Literal, NewType
 
 from msgspec import Meta, Struct
 
+from schemas.generations import LogProbs
+
 TicketId = NewType("TicketId", str)
 Tier = Literal["tier1", "tier2"]
 Moment = Annotated[datetime, Meta(tz=True)]
@@ -52,18 +54,16 @@ class RouteReason(StrEnum):
     """More text than the policy lets tier-1 answer: tier-2."""
     NO_TEXT = "no_text"
     """The customer wrote no word that the model can read: tier-2."""
-    UNCERTIFIED = "uncertified"
-    """The policy doesn't let tier-1 answer this category yet: tier-2."""
     OUT_OF_SCOPE = "out_of_scope"
     """Unlike the tickets that the model learned from, so its p_ok means little: tier-2."""
+    UNCERTIFIED = "uncertified"
+    """The policy doesn't let tier-1 answer this category yet: tier-2."""
     CONFIDENT = "confident"
     """p_ok reaches the category's threshold: tier-1."""
     LITTLE_GAIN = "little_gain"
     """p_ok is below the threshold, but tier-2 would hardly do better: tier-1, and the checker looks as always."""
     BUDGET = "budget"
     """The score says tier-2, whose share of the tickets is used up: tier-1."""
-    EXPLORATION = "exploration"
-    """Drawn for tier-1 so that outcomes come in where the model would not look."""
     UNLABELLED = "unlabelled"
     """The model was trained on no outcomes, so its p_ok means nothing: tier-2."""
     UNCERTAIN = "uncertain"
@@ -81,7 +81,7 @@ class Decision(Struct, frozen=True, kw_only=True):
     p_category: float
     threshold: float
     propensity: float
-    """Probability that this ticket took this tier under the policy in force, 0 to 1."""
+    """Probability that the ticket was drawn for an audit, 0 to 1; 0 where a rule keeps it from tier-1."""
     policy_version: str
     cost_usd: float
     passages: tuple[str, ...] = ()
@@ -94,6 +94,13 @@ class Decision(Struct, frozen=True, kw_only=True):
     """Share of past tickets at least as unlike the others as this one is, 0 to 1: 1 is ordinary, near 0 strange."""
     model_version: str = ""
     """The router model that gave the scores: the start of its file's sha256."""
+    audited: bool = False
+    """Drawn: when the ticket ends, tier-1's draft goes to the judge, whatever became of it."""
+
+    @property
+    def in_shadow(self) -> bool:
+        """Whether tier-1 drafts an answer that nobody is sent, so that its label comes in: tier-2 answers."""
+        return self.audited and self.tier == "tier2"
 
 
 class Attempt(Struct, frozen=True, kw_only=True):
@@ -105,6 +112,9 @@ class Attempt(Struct, frozen=True, kw_only=True):
     score: float | None
     cost_usd: float
     duration_s: float
+    model: str = ""
+    finish_reason: str = ""
+    logprobs: LogProbs | None = None
 
 
 class Routed(Struct, frozen=True, kw_only=True):
@@ -115,5 +125,5 @@ class Routed(Struct, frozen=True, kw_only=True):
     received_at: Moment
     """When the ticket's record was written to the tickets topic (its Kafka timestamp)."""
     attempts: tuple[Attempt, ...] = ()
-    """Refused drafts, oldest first: not empty means that this is an escalation."""
+    """Drafts that were not shipped, oldest first."""
     checker_cost_usd: float = 0.0

@@ -6,6 +6,7 @@ from typing import Literal
 from msgspec import Struct
 
 from schemas.answers import Answer, Handoff
+from schemas.audits import Audit
 from schemas.drafts import Draft
 from schemas.events import Event
 from schemas.labels import Feedback, Label
@@ -55,6 +56,9 @@ DRAFTS = Topic("drafts", Draft, "ticket_id", "tier1, tier2", "checker", twins=(B
 ANSWERS = Topic("answers", Answer, "ticket_id", "checker", "helpdesks", retention_ms=30 * DAY_MS)
 HANDOFFS = Topic("handoffs", Handoff, "ticket_id", "checker, tier2", "people", retention_ms=30 * DAY_MS)
 EVENTS = Topic("events", Event, "ticket_id", "every stage", "scoreboard, learning", retention_ms=90 * DAY_MS)
+AUDITS = Topic(
+    "audits", Audit, "ticket_id", "checker", "judge, people", retention_ms=90 * DAY_MS, twins=(BACKFILL, RETRY)
+)
 FEEDBACK = Topic("feedback", Feedback, "ticket_id", "helpdesks", "learning", retention_ms=90 * DAY_MS)
 LABELS = Topic("labels", Label, "ticket_id", "audits", "learning", retention_ms=365 * DAY_MS)
 POLICY = Topic("policy", Policy, "scope", "learning", "router, checker, tier2", cleanup="compact", partitions=1)
@@ -104,6 +108,7 @@ TOPICS: tuple[Topic, ...] = (
     ANSWERS,
     HANDOFFS,
     EVENTS,
+    AUDITS,
     FEEDBACK,
     LABELS,
     POLICY,

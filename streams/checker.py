@@ -1,4 +1,4 @@
-"""The checker agent: drafts -> answers, escalations to tier2, or handoffs."""
+"""The checker agent: drafts -> answers, escalations to tier2, or handoffs; and audits of the tickets drawn."""
 
 import asyncio
 import time
@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from schemas.answers import HandoffReason, Verdict
 from schemas.drafts import Draft
 from schemas.events import Event, Outcome
-from schemas.topics import ANSWERS, DRAFTS, HANDOFFS, TIER2
-from streams.outcomes import answer, escalation, handoff
+from schemas.topics import ANSWERS, AUDITS, DRAFTS, HANDOFFS, TIER2
+from streams.outcomes import answer, audit, escalation, handoff
 from streams.router import load_policy
 from streams.runtime.clock import age_s, utc_now
 from streams.runtime.stage import Done, Output, Record, Result, Stage
@@ -47,6 +47,8 @@ def stage(settings: Settings) -> Stage[Draft]:
 def _done(record: Record[Draft], verdict: Verdict, duration_s: float) -> Done:
     draft = record.value
     output, outcome = _sent_on(draft, verdict)
+    drawn = audit(draft, verdict) if outcome != "escalated" else None
+    audits = (Output(AUDITS, draft.routed.ticket.ticket_id, drawn),) if drawn else ()
     decision = draft.routed.decision
     event = Event(
         event_id=f"checker/{record.origin}",
@@ -61,13 +63,14 @@ def _done(record: Record[Draft], verdict: Verdict, duration_s: float) -> Done:
         p_ok=decision.p_ok,
         score=verdict.score,
         propensity=decision.propensity,
+        audited=decision.audited,
         policy_version=verdict.policy_version,
         model=draft.model,
         cost_usd=verdict.cost_usd,
         duration_s=duration_s,
         age_s=age_s(draft.routed.received_at),
     )
-    return Done((output,), event)
+    return Done((output, *audits), event)
 
 
 def _sent_on(draft: Draft, verdict: Verdict) -> tuple[Output, Outcome]:

@@ -1,13 +1,14 @@
 """How a ticket ends: the records that leave Headgate, and what the ticket cost on its way."""
 
 from schemas.answers import Answer, Costs, Handoff, HandoffReason, Verdict
+from schemas.audits import Audit
 from schemas.drafts import Draft
 from schemas.tickets import Attempt, Routed
 from streams.runtime.clock import utc_now
 
 
-def refused(draft: Draft, verdict: Verdict) -> Attempt:
-    """A refused draft as the ticket carries it on."""
+def attempt(draft: Draft, verdict: Verdict) -> Attempt:
+    """A draft with what the checker found, as the ticket carries it on; the reason is empty if it was accepted."""
     return Attempt(
         tier=draft.tier,
         text=draft.text,
@@ -15,17 +16,20 @@ def refused(draft: Draft, verdict: Verdict) -> Attempt:
         score=verdict.score,
         cost_usd=draft.cost_usd,
         duration_s=draft.duration_s,
+        model=draft.model,
+        finish_reason=draft.finish_reason,
+        logprobs=draft.logprobs,
     )
 
 
 def escalation(draft: Draft, verdict: Verdict) -> Routed:
-    """A tier-1 draft's ticket on its way up, with the refused draft and what it cost."""
+    """A tier-1 draft's ticket on its way up, with the draft and what it cost."""
     routed = draft.routed
     return Routed(
         ticket=routed.ticket,
         decision=routed.decision,
         received_at=routed.received_at,
-        attempts=(*routed.attempts, refused(draft, verdict)),
+        attempts=(*routed.attempts, attempt(draft, verdict)),
         checker_cost_usd=routed.checker_cost_usd + verdict.cost_usd,
     )
 
@@ -53,6 +57,23 @@ def answer(draft: Draft, verdict: Verdict) -> Answer:
     )
 
 
+def audit(draft: Draft, verdict: Verdict) -> Audit | None:
+    """For the judge, if the ticket was drawn and ends with this draft; None if tier-1 never made one."""
+    routed, last = draft.routed, attempt(draft, verdict)
+    if not routed.decision.audited:
+        return None
+    tier1 = last if draft.tier == "tier1" else next((a for a in routed.attempts if a.tier == "tier1" and a.text), None)
+    if tier1 is None:
+        return None
+    return Audit(
+        ticket=routed.ticket,
+        decision=routed.decision,
+        draft=tier1,
+        other=last if draft.tier == "tier2" else None,
+        at=utc_now(),
+    )
+
+
 def handoff(
     routed: Routed,
     reason: HandoffReason,
@@ -63,7 +84,7 @@ def handoff(
 ) -> Handoff:
     """A ticket for a person, with everything that was tried; `draft` is the one just refused, if any, and `tier2_usd`
     what calls cost that gave none."""
-    last = (refused(draft, verdict),) if draft and verdict else ()
+    last = (attempt(draft, verdict),) if draft and verdict else ()
     return Handoff(
         ticket=routed.ticket,
         reason=reason,

@@ -51,8 +51,7 @@ class Opinion:
 
 def _stage(models: Models, policy: Policy, config: RouterSettings) -> Stage[Ticket]:
     decider = Decider(policy)
-    # Exploration is left out of a shadow's decisions: by chance the two would differ where the models don't.
-    shadow_decider = Decider(msgspec.structs.replace(policy, explore_share=0.0))
+    shadow_decider = Decider(policy)
 
     async def handle(records: Sequence[Record[Ticket]]) -> Sequence[Result]:
         started = time.perf_counter()
@@ -143,7 +142,7 @@ def _routed(
 ) -> Done:
     ticket = record.value
     routed = Routed(ticket=ticket, decision=decision, received_at=record.written_at)
-    topic = TIER1 if decision.tier == "tier1" else TIER2
+    topic = TIER1 if decision.tier == "tier1" or decision.in_shadow else TIER2
     event = Event(
         event_id=f"router/{record.origin}",
         at=utc_now(),
@@ -163,6 +162,7 @@ def _routed(
         shadow_p_ok=shadow.p_ok if shadow else None,
         shadow_tier=shadow.tier if shadow else "",
         propensity=decision.propensity,
+        audited=decision.audited,
         policy_version=decision.policy_version,
         model=decision.model_version,
         cost_usd=decision.cost_usd,

@@ -12,7 +12,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 from numpy.typing import NDArray
 
-from schemas.drafts import Usage
+from schemas.generations import Usage
 from workers.router.classifier import EMBEDDING_SIZE, Scores
 from workers.tier1.engine import ContextExceededError, Generation, Request
 from workers.tier1.models import ServedModel

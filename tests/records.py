@@ -4,7 +4,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from schemas.answers import Verdict
-from schemas.drafts import Draft, LogProbs, Usage
+from schemas.drafts import Draft
+from schemas.generations import LogProbs, Usage
 from schemas.tickets import Decision, Routed, RouteReason, Ticket, TicketId, Tier
 
 AT = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from schemas.answers import Answer, Costs, Handoff
+from schemas.answers import Answer, Costs, GateReason, Handoff
 from schemas.events import Event
 from schemas.tickets import TicketId, Tier
 
@@ -111,12 +111,12 @@ def dead_lettered(events: Iterable[Event]) -> frozenset[TicketId]:
 
 def is_escalated(ending: Ending) -> bool:
     """Whether tier-1 was tried and its draft not shipped."""
-    return any(a.tier == "tier1" for a in ending.attempts)
+    return any(a.tier == "tier1" and a.reason != GateReason.SHADOW for a in ending.attempts)
 
 
 def escalation_reasons(endings: Iterable[Ending]) -> Counter[str]:
     """Each reason for which a tier-1 draft was refused; a draft may have several."""
-    attempts = (a for e in endings for a in e.attempts if a.tier == "tier1")
+    attempts = (a for e in endings for a in e.attempts if a.tier == "tier1" and a.reason != GateReason.SHADOW)
     return Counter(reason for a in attempts for reason in a.reason.split(",") if reason)
 
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.drafts import Usage
+from schemas.generations import Usage
 from workers.tier2.enforced_limits import (
     UNLIMITED_TOKENS,
     Bucket,

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.drafts import Usage
+from schemas.generations import Usage
 from workers.tier1.metering import BusyMeter, Costs, Prices
 
 SPANS = st.lists(st.tuples(st.floats(0, 1e4), st.floats(0, 100)), min_size=1, max_size=20)

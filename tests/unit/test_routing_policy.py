@@ -45,9 +45,11 @@ def scores(p_ok: float, category: str = "billing", **changes: object) -> Scores:
     return replace(made, **changes)  # type: ignore[arg-type]
 
 
-def policy(threshold: float = 0.5, explore_share: float = 0.0, least_gain: float = 0.0, **changes: object) -> Policy:
-    default = CategoryPolicy(p_ok_threshold=threshold, score_threshold=0.5, least_gain=least_gain)
-    return Policy(scope="all", version="7", default=default, explore_share=explore_share, **changes)  # type: ignore[arg-type]
+def policy(threshold: float = 0.5, audit_share: float = 0.0, least_gain: float = 0.0, **changes: object) -> Policy:
+    default = CategoryPolicy(
+        p_ok_threshold=threshold, score_threshold=0.5, least_gain=least_gain, audit_share=audit_share
+    )
+    return Policy(scope="all", version="7", default=default, **changes)  # type: ignore[arg-type]
 
 
 def ticket(body: str = ENGLISH, **fields: object) -> Ticket:
@@ -65,32 +67,27 @@ def decision(
 
 
 @given(p_ok=SHARES, threshold=SHARES)
-def test_without_exploration_tier1_gets_exactly_the_tickets_at_or_above_the_threshold(
-    p_ok: float, threshold: float
-) -> None:
-    """The threshold itself belongs to tier-1, and the choice is certain."""
+def test_tier1_gets_exactly_the_tickets_at_or_above_the_threshold(p_ok: float, threshold: float) -> None:
+    """The threshold itself belongs to tier-1."""
     made = decision(scored=scores(p_ok), under=policy(threshold), draw=0.0)
     assert (made.tier == "tier1") == (p_ok >= threshold)
     assert made.reason == (RouteReason.CONFIDENT if p_ok >= threshold else RouteReason.UNCERTAIN)
-    assert made.propensity == 1.0
 
 
-@given(share=SHARES, draw=DRAWS)
-def test_exploration_logs_the_probability_of_the_branch_that_was_taken(share: float, draw: float) -> None:
-    """Below the threshold tier-1 has probability `share` and tier-2 the rest; no branch of probability 0 is taken."""
-    made = decision(scored=scores(0.1), under=policy(0.5, share), draw=draw)
-    if draw < share:
-        assert (made.tier, made.reason, made.propensity) == ("tier1", RouteReason.EXPLORATION, share)
-    else:
-        assert (made.tier, made.reason, made.propensity) == ("tier2", RouteReason.UNCERTAIN, 1 - share)
-    assert made.propensity > 0
+@given(p_ok=SHARES, share=SHARES, draw=DRAWS)
+def test_an_audit_is_drawn_whichever_way_a_ticket_goes(p_ok: float, share: float, draw: float) -> None:
+    """With one probability, which is logged; the draw changes no tier."""
+    made = decision(scored=scores(p_ok), under=policy(0.5, share), draw=draw)
+    assert (made.audited, made.propensity) == (draw < share, share)
+    assert made.tier == decision(scored=scores(p_ok), under=policy(0.5)).tier
+    assert made.in_shadow == (made.audited and made.tier == "tier2")
 
 
 def test_the_logged_propensities_match_what_happens_over_many_tickets() -> None:
-    """Inverse propensities add up to the number of tickets, within four standard errors."""
+    """Inverse propensities of the audits add up to the number of tickets, within four standard errors."""
     rng, under, tickets = random.Random(3), policy(0.5, 0.2), 4_000
     made = [decide(ticket(), scores(0.1), under, Budget(), 0.0, rng) for _ in range(tickets)]
-    weights = [1 / d.propensity for d in made if d.tier == "tier1"]
+    weights = [1 / d.propensity for d in made if d.audited]
     assert abs(sum(weights) - tickets) < 4 * (tickets * (1 / 0.2 - 1)) ** 0.5
 
 
@@ -101,7 +98,7 @@ def test_a_forced_tier_wins_over_everything(p_ok: float, tier: str, length: int)
     asked = ticket("x" * length, language="fr", customer_id="c1", metadata={"tier": tier})
     under = policy(categories=shadow, max_ticket_chars=100, tier2_customers=("c1",), tier2_share=0.0)
     made = decision(asked, scores(p_ok, in_scope=0.0, labelled=False), under, budget=Budget(0.0))
-    assert (made.tier, made.reason, made.propensity) == (tier, RouteReason.FORCED, 1.0)
+    assert (made.tier, made.reason, made.propensity) == (tier, RouteReason.FORCED, 0.0)
 
 
 def test_an_unknown_forced_tier_is_no_force() -> None:
@@ -109,12 +106,20 @@ def test_an_unknown_forced_tier_is_no_force() -> None:
     assert decision(ticket(metadata={"tier": "gold"})).reason == RouteReason.CONFIDENT
 
 
-@given(p_ok=SHARES, share=SHARES, draw=DRAWS)
-def test_an_uncertified_category_ships_nothing_from_tier1(p_ok: float, share: float, draw: float) -> None:
-    """Not even to explore."""
-    shadow = {"billing": CategoryPolicy(p_ok_threshold=0.0, score_threshold=0.5, state="shadow")}
-    made = decision(scored=scores(p_ok), under=policy(explore_share=share, categories=shadow), draw=draw)
-    assert (made.tier, made.reason, made.propensity) == ("tier2", RouteReason.UNCERTIFIED, 1.0)
+@given(p_ok=SHARES, share=SHARES, draw=DRAWS, in_scope=SHARES)
+def test_an_uncertified_category_ships_nothing_from_tier1(
+    p_ok: float, share: float, draw: float, in_scope: float
+) -> None:
+    """Drawn ones run through it in the shadow; only those that a certified category would let it answer."""
+    shadow = CategoryPolicy(p_ok_threshold=0.0, score_threshold=0.5, state="shadow", audit_share=share)
+    under = policy(categories={"billing": shadow}, least_in_scope=0.5)
+    made = decision(scored=scores(p_ok, in_scope=in_scope), under=under, draw=draw)
+    assert made.tier == "tier2"
+    if in_scope < 0.5:
+        assert (made.reason, made.propensity, made.audited) == (RouteReason.OUT_OF_SCOPE, 0.0, False)
+    else:
+        assert (made.reason, made.propensity) == (RouteReason.UNCERTIFIED, share)
+        assert made.in_shadow == (draw < share)
 
 
 def test_a_language_that_tier1_was_not_trained_for_goes_to_tier2() -> None:
@@ -164,9 +169,9 @@ def test_a_ticket_is_too_long_with_its_subject_and_context() -> None:
 
 def test_a_customer_on_the_list_always_gets_tier2() -> None:
     """However sure the score is; a ticket that names no customer is on no list."""
-    under = policy(explore_share=1.0, tier2_customers=("c1", "c2"))
+    under = policy(audit_share=1.0, tier2_customers=("c1", "c2"))
     made = decision(ticket(customer_id="c2"), scores(1.0), under)
-    assert (made.tier, made.reason, made.propensity) == ("tier2", RouteReason.VIP, 1.0)
+    assert (made.tier, made.reason, made.audited) == ("tier2", RouteReason.VIP, False)
     assert decision(ticket(customer_id="c3"), scores(1.0), under).reason == RouteReason.CONFIDENT
     assert decision(ticket(), scores(1.0), under).reason == RouteReason.CONFIDENT
 
@@ -175,7 +180,7 @@ def test_a_ticket_without_a_readable_word_goes_to_tier2() -> None:
     """Numbers and words longer than the tokenizer reads are none; one in the subject is enough."""
     long = "a" * (LONGEST_WORD + 1)
     for body in ("?!", "\U0001f621", "12 345", "_", long, f"{long} 7"):
-        assert decision(ticket(body), scores(1.0), policy(explore_share=1.0)).reason == RouteReason.NO_TEXT
+        assert decision(ticket(body), scores(1.0), policy(audit_share=1.0)).reason == RouteReason.NO_TEXT
     assert decision(ticket("?!", subject="Refund"), scores(1.0)).reason == RouteReason.CONFIDENT
     assert decision(ticket(long[1:]), scores(1.0)).reason == RouteReason.CONFIDENT
     context = ticket("?!", context=("Account facts: River plan.",))
@@ -183,27 +188,25 @@ def test_a_ticket_without_a_readable_word_goes_to_tier2() -> None:
 
 
 @given(in_scope=SHARES, least=SHARES, p_ok=SHARES, share=SHARES, draw=DRAWS)
-def test_a_strange_ticket_goes_to_tier2_without_exploration(
+def test_a_strange_ticket_goes_to_tier2_without_an_audit(
     in_scope: float, least: float, p_ok: float, share: float, draw: float
 ) -> None:
     """Whatever the score, which means little there; the limit itself is in scope, and a limit of 0 is none."""
     made = decision(scored=scores(p_ok, in_scope=in_scope), under=policy(0.5, share, least_in_scope=least), draw=draw)
     assert (made.reason == RouteReason.OUT_OF_SCOPE) == (in_scope < least)
     if made.reason == RouteReason.OUT_OF_SCOPE:
-        assert (made.tier, made.propensity) == ("tier2", 1.0)
+        assert (made.tier, made.propensity, made.audited) == ("tier2", 0.0, False)
 
 
 @given(p_ok=SHARES, share=SHARES, draw=DRAWS, credit=st.floats(-20, 20))
-def test_a_model_without_labels_sends_everything_to_tier2_but_what_is_explored(
+def test_a_model_without_labels_sends_everything_to_tier2(
     p_ok: float, share: float, draw: float, credit: float
 ) -> None:
-    """Neither its p_ok nor the gain nor the budget sends a ticket to tier-1: exploration is where labels come from."""
+    """Neither its p_ok nor the gain nor the budget sends a ticket to tier-1: labels come from the shadow."""
     under = policy(0.0, share, least_gain=1.0, tier2_share=0.1)
     made = decision(scored=scores(p_ok, labelled=False), under=under, draw=draw, budget=Budget(credit))
-    if draw < share:
-        assert (made.tier, made.reason, made.propensity) == ("tier1", RouteReason.EXPLORATION, share)
-    else:
-        assert (made.tier, made.reason, made.propensity) == ("tier2", RouteReason.UNLABELLED, 1 - share)
+    assert (made.tier, made.reason) == ("tier2", RouteReason.UNLABELLED)
+    assert made.in_shadow == (draw < share)
 
 
 @given(p_ok=SHARES, p_ok_tier2=SHARES)
@@ -218,11 +221,11 @@ def test_the_gain_is_what_tier2_gets_right_and_tier1_wrong(p_ok: float, p_ok_tie
 def test_a_ticket_that_both_tiers_would_fail_stays_with_the_cheap_one(
     p_ok: float, p_ok_tier2: float, least: float
 ) -> None:
-    """Below the threshold a gain under the least one decides for tier-1 for certain; the least one itself escalates."""
+    """Below the threshold a gain under the least one decides for tier-1; the least one itself escalates."""
     scored = scores(p_ok, p_ok_tier2=p_ok_tier2)
     made = decision(scored=scored, under=policy(0.5, least_gain=least))
     if gain_of(scored) < least:
-        assert (made.tier, made.reason, made.propensity) == ("tier1", RouteReason.LITTLE_GAIN, 1.0)
+        assert (made.tier, made.reason) == ("tier1", RouteReason.LITTLE_GAIN)
     else:
         assert (made.tier, made.reason) == ("tier2", RouteReason.UNCERTAIN)
 
@@ -237,10 +240,10 @@ def test_the_least_gain_is_the_categorys_own() -> None:
 
 @given(share=SHARES, draw=DRAWS)
 def test_an_empty_budget_leaves_an_uncertain_ticket_with_tier1(share: float, draw: float) -> None:
-    """For certain, so nothing of it is exploration; a sure ticket is not touched."""
+    """A sure ticket is not touched."""
     under = policy(0.5, share, tier2_share=0.2)
     made = decision(scored=scores(0.1), under=under, draw=draw, budget=Budget(0.99))
-    assert (made.tier, made.reason, made.propensity) == ("tier1", RouteReason.BUDGET, 1.0)
+    assert (made.tier, made.reason) == ("tier1", RouteReason.BUDGET)
     assert decision(scored=scores(0.9), under=under, budget=Budget(0.99)).reason == RouteReason.CONFIDENT
 
 
@@ -263,7 +266,7 @@ def test_the_decision_carries_its_grounds() -> None:
         category="billing",
         p_category=0.6,
         threshold=0.8,
-        propensity=1.0,
+        propensity=0.0,
         policy_version="7",
         cost_usd=0.001,
         passages=("billing.a",),

@@ -88,6 +88,7 @@ LEAST: dict[str, dict[str, Any]] = {
         "handed_off_at": AT,
     },
     "Event": {"event_id": "e", "at": AT, "stage": "router", "outcome": "routed", "ticket_id": "t1"},
+    "Audit": {"ticket": TICKET, "decision": DECISION, "draft": ATTEMPT, "at": AT},
     "Feedback": {"ticket_id": "t1", "at": AT},
     "Label": {
         "ticket_id": "t1",

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.drafts import Usage
+from schemas.generations import Usage
 from workers.tier2.prices import TABLE, Price, Prices
 
 TODAY = date(2026, 11, 25)

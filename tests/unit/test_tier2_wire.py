@@ -5,7 +5,7 @@ from typing import Any
 import orjson
 import pytest
 
-from schemas.drafts import Usage
+from schemas.generations import Usage
 from workers.errors import PermanentError, RetryableError
 from workers.tier2 import wire
 from workers.tier2.wire import Completion, Provider, RejectedError, Request, TargetError, TurnedAwayError

@@ -53,9 +53,16 @@ class Checker:
 
 def judge(draft: Draft, gates: tuple[GateReason, ...], score: float | None, policy: Policy, cost_usd: float) -> Verdict:
     """The verdict from what the gates and the scorer said; a tier-2 draft passes the gates only."""
-    threshold = policy.of(draft.routed.decision.category).score_threshold if draft.tier == "tier1" else None
+    category = policy.of(draft.routed.decision.category) if draft.tier == "tier1" else None
+    threshold = category.score_threshold if category else None
     low = score is not None and threshold is not None and score < threshold
     reasons = gates or ((GateReason.LOW_SCORE,) if low else ())
+    if draft.tier == "tier1" and draft.routed.decision.in_shadow:
+        # Whatever the draft is like, it isn't why the ticket goes up.
+        reasons = (GateReason.SHADOW,)
+    elif not reasons and category and category.state == "shadow":
+        # By force or under an earlier policy: what isn't certified doesn't ship.
+        reasons = (GateReason.SHADOW,)
     return Verdict(
         accepted=not reasons,
         reasons=reasons,

@@ -1,5 +1,7 @@
 """The routing decision: a pure function of ticket, scores, policy, budget and a draw. Rules first, then the scores.
 
+The draw decides no tier: it takes a sample of the tickets for audits.
+
 Nothing that a customer writes can force a tier: the text is only measured (its
 letters, language and length) and scored. Only the helpdesk's metadata forces one.
 """
@@ -13,8 +15,20 @@ from workers.router.budget import Budget
 from workers.router.classifier import Scores, ticket_text
 from workers.router.language import guess_or_script
 
-Choice = tuple[Tier, RouteReason, float]
-"""The tier, why, and the probability that this ticket took it under this policy and this budget."""
+Choice = tuple[Tier, RouteReason]
+"""The tier, and why."""
+
+AUDITABLE = frozenset(
+    {
+        RouteReason.UNCERTIFIED,
+        RouteReason.CONFIDENT,
+        RouteReason.LITTLE_GAIN,
+        RouteReason.BUDGET,
+        RouteReason.UNLABELLED,
+        RouteReason.UNCERTAIN,
+    }
+)
+"""Tickets that tier-1 might answer, under these thresholds or others; of what a rule keeps from it no label speaks."""
 
 
 LONGEST_WORD = 100
@@ -33,12 +47,13 @@ def decide(
     """
     category = policy.of(scores.category)
     gain = gain_of(scores)
-    tier, reason, propensity = (
+    tier, reason = (
         _by_metadata(ticket)
         or _by_rule(ticket, scores, policy, category)
         or _by_score(scores, gain, category)
-        or _by_chance(scores, policy, budget, rng)
+        or _by_budget(scores, policy, budget)
     )
+    propensity = category.audit_share if reason in AUDITABLE else 0.0
     return Decision(
         tier=tier,
         reason=reason,
@@ -53,6 +68,8 @@ def decide(
         p_ok_tier2=scores.p_ok_tier2,
         gain=gain,
         in_scope=scores.in_scope,
+        # random() is below 1: a share of 0 draws none, a share of 1 all.
+        audited=rng.random() < propensity,
     )
 
 
@@ -68,14 +85,14 @@ def gain_of(scores: Scores) -> float:
 def _by_metadata(ticket: Ticket) -> Choice | None:
     match ticket.metadata.get("tier"):
         case "tier1":
-            return "tier1", RouteReason.FORCED, 1.0
+            return "tier1", RouteReason.FORCED
         case "tier2":
-            return "tier2", RouteReason.FORCED, 1.0
+            return "tier2", RouteReason.FORCED
     return None
 
 
 def _by_rule(ticket: Ticket, scores: Scores, policy: Policy, category: CategoryPolicy) -> Choice | None:
-    """Tier-2 for certain, not even explored, where the score has no say."""
+    """Tier-2, where the score has no say."""
     reason: RouteReason | None = None
     if ticket.customer_id in policy.tier2_customers:
         reason = RouteReason.VIP
@@ -85,13 +102,14 @@ def _by_rule(ticket: Ticket, scores: Scores, policy: Policy, category: CategoryP
         reason = RouteReason.TOO_LONG
     elif not _has_words(ticket):
         reason = RouteReason.NO_TEXT
-    elif category.state == "shadow":
-        reason = RouteReason.UNCERTIFIED
-    # Exploring here would buy little: a ticket stops being strange once the model has learned from its text,
+    # An audit here would buy little: a ticket stops being strange once the model has learned from its text,
     # whichever tier answered it, and until then tier-1's failure is what its label would most likely say.
     elif scores.in_scope < policy.least_in_scope:
         reason = RouteReason.OUT_OF_SCOPE
-    return ("tier2", reason, 1.0) if reason else None
+    # Last: tickets of such a category are audited, and must be those that tier-1 would get if it were certified.
+    elif category.state == "shadow":
+        reason = RouteReason.UNCERTIFIED
+    return ("tier2", reason) if reason else None
 
 
 def _has_words(ticket: Ticket) -> bool:
@@ -115,24 +133,18 @@ def _tag(language: str) -> str:
 
 
 def _by_score(scores: Scores, gain: float, category: CategoryPolicy) -> Choice | None:
-    """Tier-1 for certain, where the scores speak for it and mean anything."""
+    """Tier-1, where the scores speak for it and mean anything."""
     if not scores.labelled:
         return None
     if scores.p_ok >= category.p_ok_threshold:
-        return "tier1", RouteReason.CONFIDENT, 1.0
+        return "tier1", RouteReason.CONFIDENT
     if gain < category.least_gain:
-        return "tier1", RouteReason.LITTLE_GAIN, 1.0
+        return "tier1", RouteReason.LITTLE_GAIN
     return None
 
 
-def _by_chance(scores: Scores, policy: Policy, budget: Budget, rng: random.Random) -> Choice:
-    """Tier-2, unless it is drawn for tier-1 or the budget is used up."""
-    # Before the draw: with an empty budget tier-1 is certain, and to call some of it exploration would log a chance
-    # that there was not. A model without labels is a rule like the others: the budget doesn't bend it.
-    if scores.labelled and not budget.allows(policy):
-        return "tier1", RouteReason.BUDGET, 1.0
-    # random() is below 1, so a share of 0 never explores, a share of 1 always does, and no propensity is 0.
-    if rng.random() < policy.explore_share:
-        return "tier1", RouteReason.EXPLORATION, policy.explore_share
-    reason = RouteReason.UNCERTAIN if scores.labelled else RouteReason.UNLABELLED
-    return "tier2", reason, 1.0 - policy.explore_share
+def _by_budget(scores: Scores, policy: Policy, budget: Budget) -> Choice:
+    """Tier-2, unless its share is used up. That a model has no labels is a rule like others: no budget bends it."""
+    if not scores.labelled:
+        return "tier2", RouteReason.UNLABELLED
+    return ("tier2", RouteReason.UNCERTAIN) if budget.allows(policy) else ("tier1", RouteReason.BUDGET)

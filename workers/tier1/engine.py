@@ -5,7 +5,7 @@ from typing import Any, Protocol
 
 from msgspec import Struct
 
-from schemas.drafts import LogProbs, Usage
+from schemas.generations import LogProbs, Usage
 from workers.errors import PermanentError
 from workers.tier1.models import ServedModel
 from workers.tier1.prompts import ChatMessage

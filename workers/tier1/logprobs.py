@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from schemas.drafts import LogProbs
+from schemas.generations import LogProbs
 
 
 def summarised(logprobs: Sequence[float]) -> LogProbs | None:

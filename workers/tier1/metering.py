@@ -4,7 +4,7 @@ from typing import Literal
 
 from msgspec import Struct
 
-from schemas.drafts import Usage
+from schemas.generations import Usage
 
 
 class BusyMeter:

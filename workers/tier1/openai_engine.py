@@ -16,7 +16,7 @@ import httpx
 import msgspec
 from msgspec import Struct
 
-from schemas.drafts import Usage
+from schemas.generations import Usage
 from workers.errors import PermanentError, RetryableError
 from workers.tier1.engine import ContextExceededError, Generation, Request
 from workers.tier1.logprobs import summarised

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
-from schemas.drafts import Usage
+from schemas.generations import Usage
 from workers.errors import PermanentError, RetryableError, WorkerDiedError
 from workers.tier1.engine import ContextExceededError, Generation, Request
 from workers.tier1.logprobs import summarised

@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
-from schemas.drafts import Usage
+from schemas.generations import Usage
 from workers.tier2.wire import Provider
 
 Window = Literal["requests", "tokens", "input-tokens", "output-tokens"]

@@ -15,7 +15,7 @@ from typing import Literal, Self
 import msgspec
 from msgspec import Struct
 
-from schemas.drafts import Usage
+from schemas.generations import Usage
 
 TABLE = Path(__file__).with_name("prices.toml")
 

@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta, Struct
 
-from schemas.drafts import Usage
+from schemas.generations import Usage
 from workers.tier2.enforced_limits import Window, WindowState
 from workers.tier2.wire import Provider
 

@@ -4,8 +4,9 @@
 
 For the demo and the tests: tier-2's client can't tell it from a provider, people
 can: every response carries `x-headgate-recording: true` and the start says so.
-It enforces rate limits and keeps books as a provider does. POST /v1/messages,
-POST /v1/chat/completions, GET /health, GET /ledger; PUT /limits for tests.
+It enforces rate limits and keeps books as a provider does. Asked as a judge, it
+grades by the ticket's rubric. POST /v1/messages, POST /v1/chat/completions,
+GET /health, GET /ledger; PUT /limits for tests.
 """
 
 import argparse
@@ -22,7 +23,7 @@ from pathlib import Path
 import msgspec
 from aiohttp import web
 
-from schemas.drafts import Usage
+from schemas.generations import Usage
 from workers.learning.company import load_company
 from workers.tier2 import provider_side
 from workers.tier2.enforced_limits import USUAL_BURST_S, EnforcedLimits, LimitsPerMinute, Window, asked_of, used_by
@@ -153,8 +154,9 @@ class RecordedFrontier:
 
     def _begin(self, provider: Provider, asked: Asked, price: Price) -> "_Begun":
         """Find the answer and take the call's share of the limits. Raises: RefusedError."""
-        example = self._recordings.find(asked.user)
-        text = example.reference[: asked.max_tokens * CHARS_PER_TOKEN] if example else ""
+        recorded = self._recordings.reply(asked.user)
+        whole = recorded[1] if recorded else ""
+        text = whole[: asked.max_tokens * CHARS_PER_TOKEN]
         usage = self._usage(provider, asked, text)
         taken = asked_of(provider, usage, asked.max_tokens)
         limits = self._limits[provider]
@@ -165,12 +167,12 @@ class RecordedFrontier:
                 code="rate_limit_exceeded",
                 retry_after_s=exceeded.wait_s,
             )
-        if example is None:
+        if recorded is None:
             limits.correct(taken, {"requests": 1}, time.monotonic())
             raise RefusedError("invalid_request_error", "no recording for this ticket", code="no_recording")
-        complete = len(text) == len(example.reference)
+        complete = len(text) == len(whole)
         reply = Reply(uuid.uuid4().hex, asked.model, text, complete, usage, created_s=int(time.time()))
-        duration_s = pace_of(example.ticket_id).seconds(usage.completion_tokens) * self._latency_scale
+        duration_s = pace_of(recorded[0].ticket_id).seconds(usage.completion_tokens) * self._latency_scale
         return _Begun(reply, price.cost_micro_usd(usage), taken, duration_s)
 
     def _usage(self, provider: Provider, asked: Asked, text: str) -> Usage:

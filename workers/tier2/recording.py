@@ -1,17 +1,23 @@
 """What the recorded frontier replays and how it passes for a provider: answers, tokens, prompt cache, pace.
 
 The answers are the example company's reference answers, written by the
-project's authors; no provider made them. Everything here is values: no clock, no I/O.
+project's authors; no provider made them. Asked as a judge it grades by the
+ticket's rubric. Everything here is values: no clock, no I/O.
 """
 
 import math
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
+import orjson
+
+from workers.judge.prompts import parted
+from workers.judge.rubric_judge import why
 from workers.learning.company import Example
+from workers.learning.rubric import grade
 from workers.tier2.prompts import quoted
-from workers.tier2.redaction import redact
+from workers.tier2.redaction import redact, restore
 
 CHARS_PER_TOKEN = 4
 """English prose in the tokenizers in use: an estimate, so the recording's token counts and costs are estimates too."""
@@ -42,6 +48,14 @@ class Recordings:
     def __len__(self) -> int:
         return self._count
 
+    def reply(self, message: str) -> tuple[Example, str] | None:
+        """Whose ticket a message is about, and what is replayed to it: the reference answer, or a judge's reply."""
+        given, answers = parted(message)
+        example = self.find(given)
+        if example is None:
+            return None
+        return example, _judged(example, answers) if answers else example.reference
+
     def find(self, message: str) -> Example | None:
         """The example whose body stands in the message as whole lines; with several, the one with most in common."""
         lines = f"\n{message.strip()}\n"
@@ -53,9 +67,21 @@ class Recordings:
         return max(found, key=in_common, default=None)
 
 
+def _judged(example: Example, answers: Mapping[str, str]) -> str:
+    """The reply of a judge who knows the rubric, in the form that judges are asked for."""
+    hidden = redact(_texts(example)).placeholders
+    grades = {letter: grade(restore(answer, hidden), example.rubric) for letter, answer in answers.items()}
+    said = {letter: {"why": why(g) or "none", "acceptable": g.acceptable} for letter, g in grades.items()}
+    return orjson.dumps(said).decode()
+
+
+def _texts(example: Example) -> tuple[str, ...]:
+    return example.subject, example.body, *example.context
+
+
 def _redacted(example: Example) -> Example:
     """The example as tier-2 sends it unless it is told not to redact."""
-    subject, body, *context = redact((example.subject, example.body, *example.context)).texts
+    subject, body, *context = redact(_texts(example)).texts
     return replace(example, subject=subject, body=body, context=tuple(context))
 
 

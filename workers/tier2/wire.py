@@ -13,7 +13,7 @@ import msgspec
 import orjson
 from msgspec import Meta, Struct
 
-from schemas.drafts import Usage
+from schemas.generations import Usage
 from workers.errors import PermanentError, RetryableError
 
 Provider = Literal["anthropic", "openai"]
