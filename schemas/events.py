@@ -6,8 +6,18 @@ from msgspec import Struct
 
 from schemas.tickets import Moment, TicketId
 
-StageName = Literal["router", "tier1", "tier2", "checker"]
-Outcome = Literal["routed", "drafted", "answered", "escalated", "handed_off", "dead_lettered", "duplicate"]
+StageName = Literal["router", "tier1", "tier2", "checker", "judge"]
+Outcome = Literal[
+    "routed",
+    "drafted",
+    "answered",
+    "escalated",
+    "handed_off",
+    "judged",
+    "not_judged",
+    "dead_lettered",
+    "duplicate",
+]
 
 
 class Event(Struct, frozen=True, kw_only=True):

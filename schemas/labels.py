@@ -21,10 +21,19 @@ class Label(Struct, frozen=True, kw_only=True):
     at: Moment
     p_ok: float | None = None
     score: float | None = None
+    """The checker's; None where a gate refused the draft, or tier-2 wrote it."""
     policy_version: str = ""
     tenant: str = "default"
     tier: Tier = "tier1"
     """The tier whose draft was judged."""
+    shipped: bool | None = None
+    """Whether the customer got that draft; None where nobody knows."""
+    judge: str = ""
+    """Who judged: errors are measured by this name."""
+    model: str = ""
+    """The model that wrote the draft."""
+    model_version: str = ""
+    """The router model that gave p_ok."""
 
 
 class Feedback(Struct, frozen=True, kw_only=True):

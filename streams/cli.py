@@ -42,6 +42,8 @@ topics_app = typer.Typer(help="Create the topics, or look at them.", no_args_is_
 app.add_typer(topics_app, name="topics")
 dead_letters_app = typer.Typer(help="What the stages gave up: look at it, and send it again.", no_args_is_help=True)
 app.add_typer(dead_letters_app, name="dead-letters")
+audit_app = typer.Typer(help="Judge what was drawn for audits, and see how often the judge errs.", no_args_is_help=True)
+app.add_typer(audit_app, name="audit")
 
 console = Console(stderr=False)
 
@@ -132,7 +134,7 @@ def up(spend_limit: SpendLimit = 1.0, own_broker: Broker = True) -> None:
 
 
 @app.command()
-def run(stage: Annotated[StageName, typer.Argument(help="router, tier1, tier2 or checker")]) -> None:
+def run(stage: Annotated[StageName, typer.Argument(help="router, tier1, tier2, checker or judge")]) -> None:
     """Run one stage until SIGTERM. Exit codes: 0 stopped, 1 start it again, 2 wrong settings."""
     from streams.run import run
 
@@ -227,6 +229,32 @@ def _filters(stage: StageName | None, reason: str, since: str) -> "Filters":
     from streams.runtime.clock import utc_now
 
     return Filters(stage, reason, parse_since(since, utc_now()) if since else None)
+
+
+@audit_app.command("next")
+def next_audit(
+    check: Annotated[
+        bool, typer.Option("--check", help="Cases that the judge has judged, so that its errors can be counted.")
+    ] = False,
+) -> None:
+    """Judge audits yourself, one after the other. You see texts, not who wrote them. Ctrl-D ends."""
+    from streams.audits import judge_next
+
+    def ask(letter: str) -> str | None:
+        try:
+            return input(f"Answer {letter}: acceptable? y or n, and why if you like: ")
+        except EOFError:
+            return None
+
+    console.print(f"\n{_run(judge_next(load().kafka, check, ask, console))} judged", highlight=False)
+
+
+@audit_app.command("status")
+def audit_status() -> None:
+    """How many audits there are, who judged them, and how often the judges err."""
+    from streams.audits import print_status
+
+    _run(print_status(load().kafka, console))
 
 
 @app.command()

@@ -17,7 +17,7 @@ import orjson
 import structlog
 
 from schemas.events import StageName
-from streams import checker, router, tier1, tier2
+from streams import checker, judge, router, tier1, tier2
 from streams.runtime import metrics
 from streams.runtime.group import DuplicateInstanceError
 from streams.runtime.loop import StageLoop, tune_interpreter
@@ -51,6 +51,8 @@ def _stage(name: StageName, settings: Settings) -> AbstractAsyncContextManager[S
             return tier2.stage(settings)
         case "checker":
             return _opened(checker.stage, settings)
+        case "judge":
+            return judge.stage(settings)
 
 
 class _Seldom(logging.Filter):

@@ -140,8 +140,8 @@ class SpendSettings(TenantSpendSettings):
     tenants: dict[str, TenantSpendSettings] = {}
 
 
-class Tier2Settings(_Section):
-    """The frontier API."""
+class FrontierSettings(_Section):
+    """A frontier API."""
 
     provider: Literal["anthropic", "openai"] = "anthropic"
     base_url: str = "https://api.anthropic.com"
@@ -166,11 +166,28 @@ class Tier2Settings(_Section):
     """The country of phone numbers that are written without one."""
     prices: Path | None = None
     """A price table of your own; its rows win over the built-in ones."""
-    spend: SpendSettings = SpendSettings()
     when_spent: tuple[Literal["hold", "cheaper_model", "handoff"], ...] = ("handoff",)
     """What becomes of a ticket for which a spend limit leaves no more: the first that is possible."""
     hold_s: float = Field(3600.0, gt=0, allow_inf_nan=False)
     """A ticket is held only if the limit's period ends within this time."""
+
+
+class Tier2Settings(FrontierSettings):
+    """Tier-2."""
+
+    spend: SpendSettings = SpendSettings()
+    """For tier-2 and the judge together."""
+
+
+class JudgeSettings(FrontierSettings):
+    """Who judges the audits. Best a model that writes no answers here: models prefer their own."""
+
+    by: Literal["frontier", "rubric"] = "frontier"
+    """`rubric`: the example company's tickets have one each."""
+    company: Path = Path()
+    """With `rubric`: the example company's folder."""
+    in_flight: int = Field(8, ge=1)
+    """Audits that the process has begun and not committed: most calls at a time."""
 
 
 class CheckerSettings(_Section):
@@ -199,6 +216,7 @@ class Settings(BaseSettings):
     tier1: Tier1Settings = Tier1Settings()
     tier2: Tier2Settings = Tier2Settings()
     checker: CheckerSettings = CheckerSettings()
+    judge: JudgeSettings = JudgeSettings()
     health_port: int = Field(0, ge=0, le=65535)
     """Port of /healthz, /readyz and /metrics; 0 takes a free one."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"

@@ -3,6 +3,7 @@
 import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from typing import Literal
 
 from schemas.answers import HandoffReason
 from schemas.events import Event
@@ -13,7 +14,7 @@ from streams.events import draft_event
 from streams.outcomes import handoff
 from streams.runtime.clock import age_s, utc_now
 from streams.runtime.stage import DeadLetter, Done, Output, Record, Stage, dead_letter, singly
-from streams.settings import Settings, SettingsError, SpendSettings, TargetSettings, Tier2Settings
+from streams.settings import FrontierSettings, Settings, SettingsError, SpendSettings, TargetSettings
 from streams.spend import SharedSpend
 from workers.knowledge import load_knowledge
 from workers.retry import RetryLimits
@@ -45,7 +46,7 @@ async def stage(settings: Settings) -> AsyncIterator[Stage[Routed]]:
 @asynccontextmanager
 async def stage_on(spend: SpendDesk, settings: Settings) -> AsyncIterator[Stage[Routed]]:
     """The tier-2 stage on a ledger. Raises: as `stage`."""
-    async with Tier2(tier2_config(settings), spend) as tier2:
+    async with Tier2(frontier_config(settings, "tier2"), spend) as tier2:
         tier2_metrics.show(tier2, spend)
 
         async def handle(record: Record[Routed]) -> Done:
@@ -68,16 +69,16 @@ async def stage_on(spend: SpendDesk, settings: Settings) -> AsyncIterator[Stage[
         )
 
 
-def tier2_config(settings: Settings) -> Tier2Config:
-    """The worker's configuration from the settings.
+def frontier_config(settings: Settings, section: Literal["tier2", "judge"]) -> Tier2Config:
+    """How a frontier API is asked, from a section of the settings.
 
     Raises: SettingsError for a missing key; ValueError for an unknown model, a wrong price table, an unreadable
     knowledge file.
     """
-    config = settings.tier2
-    first = Target("primary", config.provider, config.base_url, config.model, _key("tier2", config), config.weight)
+    config: FrontierSettings = settings.tier2 if section == "tier2" else settings.judge
+    first = Target("primary", config.provider, config.base_url, config.model, _key(section, config), config.weight)
     others = (
-        Target(t.role, t.provider, t.base_url, t.model, _key(f"tier2.targets.{i}", t), t.weight)
+        Target(t.role, t.provider, t.base_url, t.model, _key(f"{section}.targets.{i}", t), t.weight)
         for i, t in enumerate(config.targets)
     )
     return Tier2Config(
@@ -111,7 +112,7 @@ def spend_limits(config: SpendSettings) -> SpendLimits:
     )
 
 
-def _key(name: str, config: Tier2Settings | TargetSettings) -> str:
+def _key(name: str, config: FrontierSettings | TargetSettings) -> str:
     """The API key, from where the settings say.
 
     Raises: SettingsError naming the setting, never the key.
@@ -127,7 +128,7 @@ def _key(name: str, config: Tier2Settings | TargetSettings) -> str:
         if key := os.environ.get(config.api_key_env):
             return key
         raise SettingsError(f"{name}.api_key_env names {config.api_key_env}, which is not set")
-    variable = " (HEADGATE_TIER2__API_KEY)" if isinstance(config, Tier2Settings) else ""
+    variable = f" (HEADGATE_{name.upper()}__API_KEY)" if isinstance(config, FrontierSettings) else ""
     raise SettingsError(f"{name}.api_key is not set{variable}, nor is {name}.api_key_file")
 
 

@@ -6,7 +6,7 @@ from typing import Any
 from schemas.answers import Verdict
 from schemas.drafts import Draft
 from schemas.generations import LogProbs, Usage
-from schemas.tickets import Decision, Routed, RouteReason, Ticket, TicketId, Tier
+from schemas.tickets import Attempt, Decision, Routed, RouteReason, Ticket, TicketId, Tier
 
 AT = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
 
@@ -60,3 +60,9 @@ def a_verdict(accepted: bool = True, **fields: Any) -> Verdict:
         "cost_usd": 0.0001,
     }
     return Verdict(**values | fields)
+
+
+def an_attempt(tier: Tier = "tier1", text: str = "a draft", reason: str = "", **fields: Any) -> Attempt:
+    return Attempt(
+        **{"tier": tier, "text": text, "reason": reason, "score": None, "cost_usd": 0.0, "duration_s": 1.0, **fields}
+    )

@@ -15,7 +15,7 @@ from streams.reporting.report import Baseline, Made
 from streams.reporting.tally import Ending
 from streams.runtime.clock import utc_now
 from streams.tier1 import tier1_worker
-from streams.tier2 import tier2_config
+from streams.tier2 import frontier_config
 from workers.errors import PermanentError, RetryableError
 from workers.learning.company import Example, as_ticket
 from workers.tier2.client import Tier2
@@ -35,7 +35,7 @@ async def measure(run: LocalRun, chosen: Sequence[Example], endings: Mapping[Tic
         tier1_made = asyncio.create_task(_made("tier1", chosen, endings, tier1.answer, TIER1_IN_FLIGHT))
         if not run.frontier.recorded:
             return Baseline(await tier1_made, {})
-        async with Tier2(tier2_config(run.settings), LocalSpend(SpendLimits())) as tier2:
+        async with Tier2(frontier_config(run.settings, "tier2"), LocalSpend(SpendLimits())) as tier2:
             tier2_made = await _made("tier2", chosen, endings, tier2.answer, TIER2_IN_FLIGHT)
         return Baseline(await tier1_made, tier2_made)
 

@@ -149,7 +149,7 @@ def _write(result: report.Report, options: DemoOptions, console: Console) -> Non
 
 def _meta(run: LocalRun, options: DemoOptions, wall_s: float) -> report.RunMeta:
     real = [
-        "Kafka 4.3.1, the four stages as processes of their own, and every record between them.",
+        "Kafka 4.3.1, the stages as processes of their own, and every record between them.",
         "Router and checker: an int8 ONNX graph and a learned scorer, trained on the training and validation splits.",
         "Tier-1: SmolLM2-135M with Fernway's LoRA adapter, generating on this machine's CPU; its cost is the measured "
         f"busy time at ${run.settings.tier1.usd_per_hour:g} an hour.",

@@ -1,4 +1,4 @@
-"""All of Headgate on one machine: broker, tier-1 server, tier-2 (recorded or real) and the four stages.
+"""All of Headgate on one machine: broker, tier-1 server, tier-2 (recorded or real) and the stages.
 
 What `headgate demo` and `headgate up` start. The stages are processes of their
 own and are joined by nothing but Kafka, exactly as in a cluster.

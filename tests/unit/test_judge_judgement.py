@@ -119,6 +119,7 @@ UNREADABLE: dict[str, Any] = {
     "a list": [{"A": FIELDS}],
     "deep": "[" * 100_000,
     "half a character": "\ud800",
+    "half a character in the reason": '{"A": {"acceptable": true, "why": "\\ud800"}}',
 }
 
 

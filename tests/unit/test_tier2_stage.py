@@ -10,7 +10,7 @@ from schemas.answers import Handoff, HandoffReason
 from schemas.topics import HANDOFFS
 from streams.runtime.stage import DeadLetter, Done, Origin, Record
 from streams.settings import Settings, SettingsError, SpendSettings, TargetSettings, TenantSpendSettings, Tier2Settings
-from streams.tier2 import spend_limits, stage_on, tier2_config, to_a_person
+from streams.tier2 import frontier_config, spend_limits, stage_on, to_a_person
 from tests.records import a_routed
 from workers.tier2.client import HandoffError, Why
 from workers.tier2.spend import SpendLimits, limits_of
@@ -38,7 +38,7 @@ def test_a_key_comes_from_the_settings_a_file_or_a_variable(
     monkeypatch.setenv("FALLBACK_KEY", KEY)
     value = {"api_key": KEY, "api_key_file": tmp_path / "key", "api_key_env": "FALLBACK_KEY"}[where]
     first: dict[str, Any] = {} if where == "api_key_env" else {where: value}
-    config = tier2_config(settings(**({"api_key": KEY} | first), targets=(fallback(**{where: value}),)))
+    config = frontier_config(settings(**({"api_key": KEY} | first), targets=(fallback(**{where: value}),)), "tier2")
     assert [t.api_key for t in config.targets] == [KEY, KEY]
     assert [t.role for t in config.targets] == ["primary", "fallback"]
     assert KEY not in repr(config)
@@ -56,14 +56,14 @@ def test_a_key_comes_from_the_settings_a_file_or_a_variable(
 def test_a_missing_key_is_named(tier2: dict[str, Any], named: str) -> None:
     """With the setting to be set; a key that is there is never shown."""
     with pytest.raises(SettingsError, match=named) as missing:
-        tier2_config(settings(**tier2))
+        frontier_config(settings(**tier2), "tier2")
     assert KEY not in str(missing.value)
 
 
 def test_an_unknown_model_stops_the_start() -> None:
     """Without a price there would be no spend limit."""
     with pytest.raises(ValueError, match="gpt-9"):
-        tier2_config(settings(api_key=KEY, model="gpt-9"))
+        frontier_config(settings(api_key=KEY, model="gpt-9"), "tier2")
 
 
 def test_limits_are_the_settings() -> None:

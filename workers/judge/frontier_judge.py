@@ -7,7 +7,6 @@ import asyncio
 import random
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
@@ -17,7 +16,6 @@ from workers.errors import PermanentError
 from workers.judge import prompts
 from workers.judge.judgement import Case, Judgement, UnreadableReplyError, blind, read
 from workers.tier2.client import Tier2, Tier2Config
-from workers.tier2.paid_call import Answered
 from workers.tier2.spend import NoRoomError, Spend
 from workers.tier2.story import Story
 
@@ -36,25 +34,6 @@ class NoJudgementError(PermanentError):
         """What those of them may have cost whose outcome is unknown, at most."""
 
 
-class _Asking(Tier2):
-    """Tier-2's client with the judge's system prompt, asked for a story and not for a ticket's draft."""
-
-    def __init__(
-        self,
-        config: Tier2Config,
-        spend: Spend,
-        sleep: Callable[[float], Awaitable[None]],
-        clock: Callable[[], float],
-        rng: random.Random | None,
-    ) -> None:
-        super().__init__(config, spend, sleep=sleep, clock=clock, rng=rng)
-        self._calls = replace(self._calls, system=prompts.system(config.company, config.knowledge))
-
-    async def ask(self, story: Story) -> Answered:
-        """Raises: PermanentError; NoRoomError; HeldError."""
-        return await self._answered(story)
-
-
 class FrontierJudge:
     """An async context manager: opens the connections and closes them. The spend ledger is its owner's."""
 
@@ -68,7 +47,9 @@ class FrontierJudge:
         rng: random.Random | None = None,
     ) -> None:
         self._config, self._clock = config, clock
-        self._asking = _Asking(config, spend, sleep, clock, rng)
+        self._asking = Tier2(
+            config, spend, sleep=sleep, clock=clock, rng=rng, system=prompts.system(config.company, config.knowledge)
+        )
 
     async def __aenter__(self) -> Self:
         await self._asking.__aenter__()
@@ -79,8 +60,16 @@ class FrontierJudge:
     ) -> None:
         await self._asking.__aexit__(kind, exc, tb)
 
+    async def ready(self) -> bool:
+        """As `Tier2.ready`."""
+        return await self._asking.ready()
+
+    def saturated(self) -> bool:
+        """As `Tier2.saturated`."""
+        return self._asking.saturated()
+
     async def judge(self, case: Case) -> Judgement:
-        """Ask until there is a readable judgement: a target that sends two unreadable replies is given up.
+        """Ask until there is a readable judgement: two unreadable ones give up the last one's target.
 
         Raises: NoJudgementError; HeldError while a spend limit is reached and cases are to be held (what its calls cost
         until then is on the ledger alone, as with a held ticket).

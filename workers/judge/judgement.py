@@ -118,10 +118,12 @@ def read(reply: str, letters: Sequence[Letter]) -> dict[Letter, Verdict]:
     """
     fenced = _FENCED.fullmatch(reply.strip())
     try:
-        # msgspec takes the last of two values for one key, and an answer must not get two words.
-        said = json.loads(fenced[1] if fenced else reply, object_pairs_hook=_each_once)
-        verdicts = msgspec.convert(said, type=dict[str, Verdict])
-    except (ValueError, msgspec.ValidationError, RecursionError):
+        text = fenced[1] if fenced else reply
+        # msgspec refuses half a character, which no record can hold; but it takes the last of two values for one key,
+        # and an answer must not get two words.
+        verdicts = msgspec.json.decode(text, type=dict[str, Verdict])
+        json.loads(text, object_pairs_hook=_each_once)
+    except (ValueError, msgspec.DecodeError, RecursionError):
         # Without its cause, whose text may quote the reply.
         raise UnreadableReplyError("the judge's reply is not the JSON that was asked for") from None
     if verdicts.keys() != set(letters):

@@ -108,13 +108,15 @@ class Tier2:
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         clock: Callable[[], float] = time.monotonic,
         rng: random.Random | None = None,
+        system: str | None = None,
     ) -> None:
+        """`system` is the system prompt of whoever asks for something other than a draft, as the judge does."""
         self._config = config
         self._spend = spend
         self._limits = RetryLimits(attempts=config.attempts, age_s=config.deadline_s)
         self._sleep, self._clock, self._rng = sleep, clock, rng or random.Random()
         self.callers = {t.name: Caller(t, config.most_in_flight, clock, sleep) for t in config.targets}
-        system = prompts.system(config.company, config.knowledge)
+        system = system or prompts.system(config.company, config.knowledge)
         self._calls = PaidCalls(system, config.max_tokens, config.timeout_s, config.prices, spend, clock)
         self._stack = AsyncExitStack()
 
@@ -138,7 +140,7 @@ class Tier2:
         sent = await asyncio.to_thread(outgoing, routed.ticket, self._config.redact, self._config.phone_region)
         story = Story(sent, routed.ticket.tenant, began_s + self._config.deadline_s)
         try:
-            answered = await self._answered(story)
+            answered = await self.ask(story)
         except _UnavailableError as exc:
             raise _handoff("unavailable", exc, story) from exc
         except (SpendLimitError, NoRoomError) as exc:
@@ -158,8 +160,8 @@ class Tier2:
         callers = [self.callers[t.name] for t in self._config.targets if t.role != "cheaper"]
         return 0 < held_s <= self._config.hold_s or all(c.waiting or c.is_broken for c in callers)
 
-    async def _answered(self, story: Story) -> Answered:
-        """Call until there is an answer. Raises: PermanentError; HeldError."""
+    async def ask(self, story: Story) -> Answered:
+        """Call until there is an answer. Raises: PermanentError; NoRoomError; HeldError."""
         targets = order(self._config.targets, self._rng)
         while True:
             caller, patience_s = await self._next(targets, story)
