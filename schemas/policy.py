@@ -48,6 +48,10 @@ class CategoryPolicy(Struct, frozen=True, kw_only=True):
     """Below p_ok_threshold, a ticket whose gain is smaller goes to tier-1 all the same: tier-2's price buys nothing."""
     certificate: Certificate | None = None
     """None: nothing is promised of what these thresholds ship."""
+    why: str = ""
+    """In the shadow: how it came there, in words."""
+    since: Moment | None = None
+    """Labels of earlier audits don't count: they are about what was before."""
     labels_missing: int | None = None
     """In the shadow: about how many more labelled tickets would certify the category; None where nobody can tell."""
     audit_share: Probability = 0.0
@@ -73,6 +77,18 @@ class Policy(Struct, frozen=True, kw_only=True):
     """Languages that tier-1 was trained for; other tickets go to tier-2."""
     max_ticket_chars: int = 2_000
     """Longer tickets go to tier-2: the encoder reads 256 word pieces."""
+
+    router_model: str = ""
+    """The router model that the thresholds were solved for: under another one nothing is certified. Empty: any."""
+    scorer: str = ""
+    """The same for the checker's scorer."""
+    tier1_model: str = ""
+    """The same for tier-1: drafts of another model don't ship."""
+    canary_share: Probability = 0.0
+    """A candidate's share of the tickets; the policy in force has the rest."""
+    made_at: Moment | None = None
+    because: tuple[str, ...] = ()
+    """What changed with this version, for people."""
 
     def of(self, category: str) -> CategoryPolicy:
         return self.categories.get(category, self.default)

@@ -4,9 +4,10 @@ A pair of thresholds ships a ticket's tier-1 answer if p_ok and score reach them
 ship at most a share alpha of bad answers, with probability 1 - delta, the one with the least expected cost is taken.
 Where none is proved, nothing ships: the category stays in the shadow.
 
-The pairs that are tried, and their order, come from scores alone, never from labels: for each of a few router
-thresholds a chain of checker thresholds from strict to loose, which shares delta with the other chains. That the scores
-are those of the same rows is harmless as long as looser thresholds don't ship better answers.
+The pairs that are tried, and their order, come from scores alone, never from labels: checker thresholds from strict to
+loose, each with the router threshold that costs least beside it. What a pair costs is known without labels, so there is
+one chain of pairs, which has all of delta. That the scores are those of the same rows is harmless as long as looser
+thresholds don't ship better answers.
 """
 
 import random
@@ -24,12 +25,11 @@ from workers.learning.bounds import certified, judged, least_shipped, upper_boun
 
 Floats = NDArray[np.float64]
 
-TRIED_SHARES = (1.0, 0.75, 0.5)
-"""The router thresholds let these shares of the tickets try tier-1. Few, since each takes its part of delta; and a try
-is so cheap beside tier-2 that a finer choice would save nothing."""
-
 STEPS = 12
-"""Checker thresholds of a chain at most: coarse, so that a chain doesn't break off at one unlucky label more."""
+"""Pairs of a chain at most: coarse, so that it doesn't break off at one unlucky label more."""
+
+ROUTER_STEPS = 20
+"""Router thresholds that are weighed beside a checker threshold."""
 
 FIRST_BAD_SHARE = 0.25
 """Of alpha. A chain begins where so small a share of bad answers is proved by the labels there will be; stricter
@@ -109,18 +109,13 @@ def _solved(rows: Sequence[Row], goal: Goal, pooled: tuple[str, ...], now: datet
     p_ok, scores = np.array([r.p_ok for r in alike]), np.array([r.score for r in alike])
     bad = np.array([not r.acceptable for r in alike])
     alpha, delta = judged(goal.alpha, goal.delta, goal.judge_miss, goal.judge_delta)
-    laid = chains(p_ok, scores, alpha, delta)
-    proved: list[tuple[float, Pair]] = []
-    for chain in laid:
-        counts = [_count(pair, p_ok, scores, bad) for pair in chain]
-        passed = certified(counts, alpha, delta / len(laid))
-        proved += [(_cost_usd(pair, p_ok, scores, goal), pair) for pair in chain[:passed]]
-    if not proved:
-        return _shadow(len(alike), _missing(laid, p_ok, scores, bad, alpha, delta), goal)
-    _, best = min(proved)
+    pairs = chain(p_ok, scores, goal)
+    passed = certified([_count(pair, p_ok, scores, bad) for pair in pairs], alpha, delta)
+    if not passed:
+        return _shadow(len(alike), _missing(pairs, p_ok, scores, bad, alpha, delta), goal)
+    best = min(pairs[:passed], key=lambda pair: _cost_usd(pair, p_ok, scores, goal))
     wrong, shipped = _count(best, p_ok, scores, bad)
-    # The bound that the chain's own part of delta gives: true of the pair taken, whichever it is.
-    bound = upper_bound(wrong, shipped, delta / len(laid)) / (1 - goal.judge_miss)
+    bound = upper_bound(wrong, shipped, delta) / (1 - goal.judge_miss)
     certificate = Certificate(
         method="learn_then_test",
         alpha=goal.alpha,
@@ -151,19 +146,23 @@ def thinned(rows: Sequence[Row], rng: random.Random) -> list[Row]:
     return [row for row in rows if row.propensity == least or rng.random() < least / row.propensity]
 
 
-def chains(p_ok: Floats, scores: Floats, alpha: float, delta: float) -> list[list[Pair]]:
-    """The pairs to test, (n,) scores in, strict to loose in each chain; none where the rows can prove nothing."""
-    laid = []
-    for share in TRIED_SHARES:
-        limit = float(np.quantile(p_ok, 1 - share)) if share < 1 else 0.0
-        tried = np.sort(scores[p_ok >= limit])[::-1]
-        first = least_shipped(alpha, delta / len(TRIED_SHARES), FIRST_BAD_SHARE * alpha)
-        if first is None or first > len(tried):
-            continue
-        places = np.unique(np.linspace(first, len(tried), STEPS).astype(int)) - 1
-        strict_to_loose = sorted({float(tried[place]) for place in places if tried[place] > 0}, reverse=True)
-        laid.append([Pair(limit, score) for score in strict_to_loose])
-    return [chain for chain in laid if chain]
+def chain(p_ok: Floats, scores: Floats, goal: Goal) -> list[Pair]:
+    """The pairs to test on scores (n,), strict to loose; none where so many rows can prove nothing."""
+    alpha, delta = judged(goal.alpha, goal.delta, goal.judge_miss, goal.judge_delta)
+    first = least_shipped(alpha, delta, FIRST_BAD_SHARE * alpha)
+    falling = np.sort(scores[scores > 0])[::-1]
+    if first is None or first > len(falling):
+        return []
+    places = np.unique(np.linspace(first, len(falling), STEPS).astype(int)) - 1
+    limits = np.unique(np.append(np.quantile(p_ok, np.linspace(0, 1, ROUTER_STEPS, endpoint=False)), 0.0))
+    pairs = []
+    for score in sorted({float(falling[place]) for place in places}, reverse=True):
+        beside = [Pair(float(limit), score) for limit in limits]
+        cheapest = min(beside, key=lambda pair: _cost_usd(pair, p_ok, scores, goal))
+        # Where a try is dear, a strict checker is best left without tickets: so few prove nothing.
+        if ((p_ok >= cheapest.p_ok) & (scores >= score)).sum() >= first:
+            pairs.append(cheapest)
+    return pairs
 
 
 def _count(pair: Pair, p_ok: Floats, scores: Floats, bad: NDArray[np.bool_]) -> tuple[int, int]:
@@ -180,17 +179,16 @@ def _cost_usd(pair: Pair, p_ok: Floats, scores: Floats, goal: Goal) -> float:
 
 
 def _missing(
-    laid: list[list[Pair]], p_ok: Floats, scores: Floats, bad: NDArray[np.bool_], alpha: float, delta: float
+    pairs: Sequence[Pair], p_ok: Floats, scores: Floats, bad: NDArray[np.bool_], alpha: float, delta: float
 ) -> int | None:
     """About how many more labels would prove a pair, if its bad share stays what it is; None if nobody can tell."""
-    split = delta / len(TRIED_SHARES)
-    if not laid:
-        # Not even the first test can be made: what it needs at the least, with no bad answer at all.
-        return max(1, (least_shipped(alpha, split, FIRST_BAD_SHARE * alpha) or 0) - len(p_ok))
+    if not pairs:
+        # Not even the first test can be made: what it needs at the least.
+        return max(1, (least_shipped(alpha, delta, FIRST_BAD_SHARE * alpha) or 0) - int((scores > 0).sum()))
     needed = []
-    for pair in (pair for chain in laid for pair in chain):
+    for pair in pairs:
         wrong, shipped = _count(pair, p_ok, scores, bad)
-        if (enough := least_shipped(alpha, split, wrong / shipped)) is not None:
+        if (enough := least_shipped(alpha, delta, wrong / shipped)) is not None:
             needed.append(round(enough / shipped * len(p_ok)))
     return max(1, min(needed) - len(p_ok)) if needed else None
 
