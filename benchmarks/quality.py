@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from schemas.tickets import Decision
-from streams.router import load_policy
+from streams.policies import load_policy
 from workers.checker.checker import Checker
 from workers.checker.scorer import load_scorer
 from workers.knowledge import load_knowledge
@@ -62,11 +62,12 @@ async def main() -> None:
     distilled = await tier1(examples, decided, FERNWAY / "tier1" / "adapter.gguf")
     base = None if args.no_base else await tier1(examples, decided, None)
 
+    policy = load_policy(FERNWAY / "policy.json")
     checker = Checker(
         classifier,
         load_scorer(FERNWAY / "checker" / "scorer.json"),
         load_knowledge(FERNWAY / "knowledge.toml"),
-        load_policy(FERNWAY / "policy.json"),
+        lambda _: policy,
         0.0,
     )
     verdicts = checker.check([as_draft(e, d, o) for e, d, o in zip(examples, decided, distilled, strict=True)])

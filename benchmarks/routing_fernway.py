@@ -14,7 +14,7 @@ from benchmarks.quality import FERNWAY, decisions, tier1
 from benchmarks.routing_sets import texts_of
 from schemas.policy import Policy
 from schemas.tickets import Ticket, TicketId
-from streams.router import load_policy
+from streams.policies import load_policy
 from workers.learning.company import as_ticket, load_company
 from workers.learning.labels import LabelledOutcome, read_outcomes
 from workers.router.budget import Budget

@@ -2,36 +2,59 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 
 from schemas.answers import HandoffReason, Verdict
 from schemas.drafts import Draft
 from schemas.events import Event, Outcome
+from schemas.policy import Policy
 from schemas.topics import ANSWERS, AUDITS, DRAFTS, HANDOFFS, TIER2
 from streams.outcomes import answer, audit, escalation, handoff
-from streams.router import load_policy
+from streams.policies import InForce, policies_in_force
 from streams.runtime.clock import age_s, utc_now
 from streams.runtime.stage import Done, Output, Record, Result, Stage
 from streams.settings import Settings
 from workers.checker.checker import Checker
 from workers.checker.scorer import load_scorer
 from workers.knowledge import load_knowledge
+from workers.policies import Part, holding
 from workers.router.classifier import Classifier
 
 
-def stage(settings: Settings) -> Stage[Draft]:
+@asynccontextmanager
+async def stage(settings: Settings) -> AsyncIterator[Stage[Draft]]:
     """The checker, its models loaded.
 
     Raises: ValueError, RuntimeError if a model, the knowledge or the policy can't be used as configured.
     """
+    async with policies_in_force(settings.policy, settings.kafka) as policies:
+        yield await asyncio.to_thread(stage_under, policies, settings)
+
+
+def stage_under(policies: InForce, settings: Settings) -> Stage[Draft]:
+    """The checker under policies from elsewhere. Blocks while models load. Raises: as `stage`."""
     config = settings.checker
+    scorer = load_scorer(config.scorer)
+
+    def policy_of(draft: Draft) -> Policy:
+        """What still holds of the policy that the draft's ticket was routed under."""
+        decision = draft.routed.decision
+        policy = policies.current.of_version(decision.policy_version)
+        at_work: dict[Part, str] = {
+            "router_model": decision.model_version,
+            "scorer": scorer.version,
+            "tier1_model": draft.model,
+        }
+        return holding(policy, utc_now(), at_work) if draft.tier == "tier1" else policy
+
     checker = Checker(
         # The same graph as the router's: it gives the embeddings that the scorer compares. Not replaced while the
         # process runs: the scorer was fitted on this graph's numbers, and both are learned together.
         Classifier(settings.router.model, device=settings.router.device, threads=settings.router.threads),
-        load_scorer(config.scorer),
+        scorer,
         load_knowledge(settings.knowledge),
-        load_policy(settings.policy),
+        policy_of,
         config.usd_per_hour,
     )
 
@@ -41,7 +64,15 @@ def stage(settings: Settings) -> Stage[Draft]:
         duration_s = (time.perf_counter() - started) / len(records)
         return [_done(record, verdict, duration_s) for record, verdict in zip(records, verdicts, strict=True)]
 
-    return Stage("checker", DRAFTS, Draft, handle, batch_size=config.batch_size, max_in_flight=2 * config.batch_size)
+    return Stage(
+        "checker",
+        DRAFTS,
+        Draft,
+        handle,
+        batch_size=config.batch_size,
+        max_in_flight=2 * config.batch_size,
+        saturated=lambda: not policies.is_known,
+    )
 
 
 def _done(record: Record[Draft], verdict: Verdict, duration_s: float) -> Done:

@@ -19,6 +19,7 @@ from streams.learn import LearnError, Level
 from streams.settings import CONFIG, Settings, SettingsError, load
 
 if TYPE_CHECKING:
+    from schemas.policy import Policy
     from streams.letters import Filters
 
 FERNWAY = Path(__file__).parent.parent / "examples" / "fernway"
@@ -42,6 +43,8 @@ topics_app = typer.Typer(help="Create the topics, or look at them.", no_args_is_
 app.add_typer(topics_app, name="topics")
 dead_letters_app = typer.Typer(help="What the stages gave up: look at it, and send it again.", no_args_is_help=True)
 app.add_typer(dead_letters_app, name="dead-letters")
+policy_app = typer.Typer(help="What is in force, what it promises, and another in its place.", no_args_is_help=True)
+app.add_typer(policy_app, name="policy")
 audit_app = typer.Typer(help="Judge what was drawn for audits, and see how often the judge errs.", no_args_is_help=True)
 app.add_typer(audit_app, name="audit")
 
@@ -70,6 +73,7 @@ def main() -> None:
 
     from streams.letters import DeadLettersError
     from streams.local.processes import StepError
+    from streams.policy_records import PolicyError
     from streams.publish import BadLineError
     from streams.topics import TopicsError
 
@@ -77,7 +81,7 @@ def main() -> None:
         app()
     except SettingsError as exc:
         sys.exit(_failed(str(exc), 2))
-    except (StepError, BadLineError, TopicsError, DeadLettersError, LearnError) as exc:
+    except (StepError, BadLineError, TopicsError, DeadLettersError, LearnError, PolicyError) as exc:
         sys.exit(_failed(str(exc), 1))
     except KafkaError as exc:
         sys.exit(_failed(f"Kafka: {exc} (kafka.bootstrap_servers names the broker)", 1))
@@ -229,6 +233,112 @@ def _filters(stage: StageName | None, reason: str, since: str) -> "Filters":
     from streams.runtime.clock import utc_now
 
     return Filters(stage, reason, parse_since(since, utc_now()) if since else None)
+
+
+Share = Annotated[
+    float | None, typer.Option("--share", min=0.0, max=1.0, help="As a candidate, for this share of the tickets only.")
+]
+
+
+@policy_app.command("show")
+def show_policy() -> None:
+    """What is in force: by category, what is certified, to what bound, until when, and how many labels are missing."""
+    from streams.certify import show
+
+    _run(show(load(), console))
+
+
+@policy_app.command("list")
+def list_policies() -> None:
+    """Every policy that was ever published."""
+    from streams.policies import load_policy
+    from streams.policy_records import read_shelf
+
+    settings = load()
+    shelf = _run(read_shelf(settings.kafka, load_policy(settings.policy).scope))
+    table = Table("version", "made", "in force", "because")
+    for policy in sorted(shelf.versions.values(), key=lambda p: str(p.made_at)):
+        role = "yes" if shelf.active and policy.version == shelf.active.version else ""
+        table.add_row(policy.version, f"{policy.made_at:%Y-%m-%d %H:%M}", role, "; ".join(policy.because))
+    console.print(table)
+
+
+@policy_app.command("publish")
+def publish_policy(
+    file: Annotated[Path, typer.Argument(help="A policy file, as policy.json is one.")], share: Share = None
+) -> None:
+    """Put a policy file in force for all stages, without a restart; its version is made from its contents."""
+    from streams.policies import load_policy
+    from streams.policy_records import publish_policy
+
+    settings = load()
+    made = _run(publish_policy(settings.kafka, load_policy(settings.policy), _policy_file(file), share))
+    console.print(f"policy {made.version} is {'in force' if share is None else f'a candidate for {share:.0%}'}")
+
+
+@policy_app.command("promote")
+def promote_policy(
+    version: Annotated[str, typer.Argument(help="The start of a version; the candidate by default.")] = "",
+    share: Share = None,
+) -> None:
+    """Give a known policy a share of the tickets, or put it in force for all."""
+    from streams.policies import load_policy
+    from streams.policy_records import promote
+
+    settings = load()
+    policy = _run(promote(settings.kafka, load_policy(settings.policy), version, share))
+    console.print(f"policy {policy.version} is {'in force' if share is None else f'a candidate for {share:.0%}'}")
+
+
+@policy_app.command("rollback")
+def rollback_policy(
+    version: Annotated[str, typer.Argument(help="The start of a version; by default the one before.")] = "",
+) -> None:
+    """End the candidate; or, if there is none or a version is named, put an earlier policy in force again."""
+    from streams.policies import load_policy
+    from streams.policy_records import rollback
+
+    settings = load()
+    policy = _run(rollback(settings.kafka, load_policy(settings.policy), version))
+    console.print(f"policy {policy.version} is in force")
+
+
+@policy_app.command("diff")
+def diff_policies(
+    version: Annotated[str, typer.Argument(help="The start of a version; the candidate by default.")] = "",
+) -> None:
+    """What another policy would change."""
+    from streams.policies import load_policy
+    from streams.policy_records import PolicyError, differences, read_shelf
+
+    settings = load()
+    start = load_policy(settings.policy)
+    shelf = _run(read_shelf(settings.kafka, start.scope))
+    other = shelf.get(version) if version else shelf.candidate
+    if other is None:
+        raise PolicyError("there is no candidate: name a version (headgate policy list)")
+    for line in differences(shelf.policies(start).active, other) or ["nothing"]:
+        console.print(line, highlight=False, markup=False)
+
+
+def _policy_file(path: Path) -> "Policy":
+    from streams.policies import load_policy
+
+    try:
+        return load_policy(path)
+    except ValueError as exc:
+        raise typer.BadParameter(str(exc)) from exc
+
+
+@app.command()
+def certify(
+    once: Annotated[bool, typer.Option("--once", help="Look once, publish what follows, and end.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Look once and publish nothing.")] = False,
+) -> None:
+    """Watch the labels: withdraw certificates that audits contradict, certify what they prove. Runs until SIGTERM."""
+    from streams.certify import run
+
+    _run(run(load(), once or dry_run, dry_run, console))
 
 
 @audit_app.command("next")

@@ -23,6 +23,7 @@ class Received:
     headers: tuple[tuple[str, bytes], ...]
     partition: int
     offset: int
+    key: bytes | None = None
 
 
 class Reader:
@@ -50,6 +51,7 @@ class Reader:
             tuple(record.headers),  # type: ignore[attr-defined]
             record.partition,  # type: ignore[attr-defined]
             record.offset,  # type: ignore[attr-defined]
+            record.key,  # type: ignore[attr-defined]
         )
 
     async def until_end(self) -> AsyncIterator[Received]:

@@ -6,18 +6,18 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
 
 import msgspec
 
 from schemas.events import Event
-from schemas.policy import Policy
 from schemas.tickets import Decision, Routed, Ticket
 from schemas.topics import TICKETS, TIER1, TIER2
+from streams.policies import InForce, policies_in_force
 from streams.router_models import Models, load_models, shadow_scores, watch
 from streams.runtime.clock import age_s, utc_now
 from streams.runtime.stage import Done, Output, Record, Result, Stage
 from streams.settings import RouterSettings, Settings
+from workers.policies import Policies, holding
 from workers.router.budget import Budget
 from workers.router.classifier import Scores, ticket_text
 from workers.router.policy import decide
@@ -29,11 +29,20 @@ async def stage(settings: Settings) -> AsyncIterator[Stage[Ticket]]:
 
     Raises: ValueError, RuntimeError if a model or the policy can't be used as configured.
     """
-    policy = load_policy(settings.policy)
-    models = await asyncio.to_thread(load_models, settings.router)
+    async with (
+        policies_in_force(settings.policy, settings.kafka) as policies,
+        stage_under(policies, settings.router) as built,
+    ):
+        yield built
+
+
+@asynccontextmanager
+async def stage_under(policies: InForce, config: RouterSettings) -> AsyncIterator[Stage[Ticket]]:
+    """The router under policies from elsewhere. Raises: as `stage`."""
+    models = await asyncio.to_thread(load_models, config)
     watching = asyncio.create_task(watch(models), name="router-models")
     try:
-        yield _stage(models, policy, settings.router)
+        yield _stage(models, policies, config)
     finally:
         watching.cancel()
         with suppress(asyncio.CancelledError):
@@ -49,9 +58,8 @@ class Opinion:
     tier: str
 
 
-def _stage(models: Models, policy: Policy, config: RouterSettings) -> Stage[Ticket]:
-    decider = Decider(policy)
-    shadow_decider = Decider(policy)
+def _stage(models: Models, policies: InForce, config: RouterSettings) -> Stage[Ticket]:
+    decider, shadow_decider = Decider(), Decider()
 
     async def handle(records: Sequence[Record[Ticket]]) -> Sequence[Result]:
         started = time.perf_counter()
@@ -62,12 +70,13 @@ def _stage(models: Models, policy: Policy, config: RouterSettings) -> Stage[Tick
         scores = await asyncio.to_thread(classifier.classify, texts)
         duration_s = (time.perf_counter() - started) / len(records)
         cost_usd = duration_s * config.usd_per_hour / 3600
-        decisions = decider.decide(tickets, scores, classifier.version, cost_usd)
+        under = policies.current
+        decisions = decider.decide(tickets, scores, under, classifier.version, cost_usd)
         # After the decision, and not in its time or cost.
         opinions: Sequence[Opinion | None] = [None] * len(records)
         if shadow := await shadow_scores(models, texts):
             version, others = shadow
-            made = shadow_decider.decide(tickets, others, version, 0.0)
+            made = shadow_decider.decide(tickets, others, under, version, 0.0)
             opinions = [Opinion(version, d.p_ok, d.tier) for d in made]
         cut = [score.cut_chars for score in scores]
         rows = zip(records, decisions, cut, opinions, strict=True)
@@ -83,27 +92,30 @@ def _stage(models: Models, policy: Policy, config: RouterSettings) -> Stage[Tick
         max_in_flight=2 * config.batch_size,
         identity=identity,
         duplicate=_duplicate,
+        saturated=lambda: not policies.is_known,
     )
 
 
 class Decider:
-    """The policy with what it must remember between tickets: the budget, and a source of chance."""
+    """What must be remembered between tickets: the budget, and a source of chance."""
 
-    def __init__(self, policy: Policy) -> None:
-        self._policy = policy
+    def __init__(self) -> None:
         self._budget = Budget()
         self._rng = random.Random()
 
     def decide(
-        self, tickets: Sequence[Ticket], scores: Sequence[Scores], version: str, cost_usd: float
+        self, tickets: Sequence[Ticket], scores: Sequence[Scores], policies: Policies, model: str, cost_usd: float
     ) -> list[Decision]:
-        """One decision a ticket, in the order given; `version` is the model's that gave the scores."""
-        return [self._decision(*of_ticket, version, cost_usd) for of_ticket in zip(tickets, scores, strict=True)]
-
-    def _decision(self, ticket: Ticket, scores: Scores, version: str, cost_usd: float) -> Decision:
-        decision = decide(ticket, scores, self._policy, self._budget, cost_usd, self._rng)
-        self._budget = self._budget.after(decision, self._policy)
-        return msgspec.structs.replace(decision, model_version=version)
+        """One decision a ticket, in the order given; `model` is the version that gave the scores."""
+        now = utc_now()
+        hold = {p.version: holding(p, now, {"router_model": model}) for p in policies if p}
+        made = []
+        for ticket, score in zip(tickets, scores, strict=True):
+            policy = hold[policies.of_ticket(ticket.ticket_id).version]
+            decision = decide(ticket, score, policy, self._budget, cost_usd, self._rng)
+            self._budget = self._budget.after(decision, policy)
+            made.append(msgspec.structs.replace(decision, model_version=model))
+        return made
 
 
 def identity(ticket: Ticket) -> str:
@@ -124,17 +136,6 @@ def _duplicate(record: Record[Ticket]) -> Done:
         age_s=age_s(record.written_at),
     )
     return Done((), event)
-
-
-def load_policy(path: Path) -> Policy:
-    """Read a policy file.
-
-    Raises: ValueError naming the file and what is wrong with it.
-    """
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=Policy)
-    except (OSError, msgspec.DecodeError) as exc:
-        raise ValueError(f"policy {path}: {exc}") from exc
 
 
 def _routed(

@@ -9,8 +9,7 @@ import logging
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from typing import Any, get_args
 
 import orjson
@@ -35,12 +34,6 @@ SELDOM_S = 10.0
 log = structlog.get_logger()
 
 
-@asynccontextmanager
-async def _opened(build: Callable[[Settings], Stage[Any]], settings: Settings) -> AsyncIterator[Stage[Any]]:
-    """Stages that only load models have nothing to close."""
-    yield await asyncio.to_thread(build, settings)
-
-
 def _stage(name: StageName, settings: Settings) -> AbstractAsyncContextManager[Stage[Any]]:
     match name:
         case "router":
@@ -50,7 +43,7 @@ def _stage(name: StageName, settings: Settings) -> AbstractAsyncContextManager[S
         case "tier2":
             return tier2.stage(settings)
         case "checker":
-            return _opened(checker.stage, settings)
+            return checker.stage(settings)
         case "judge":
             return judge.stage(settings)
 

@@ -198,6 +198,32 @@ class CheckerSettings(_Section):
     usd_per_hour: float = Field(0.04, ge=0)
 
 
+class CertifySettings(_Section):
+    """What is promised of the answers that ship, and what it may cost to know."""
+
+    alpha: float = Field(0.05, gt=0, lt=1)
+    """Share of bad answers among those shipped from tier-1 that is tolerated."""
+    delta: float = Field(0.1, gt=0, lt=1)
+    """Probability that a certificate is wrong."""
+    own_from: int = Field(300, ge=1)
+    """Categories with fewer labels share a certificate."""
+    valid_days: float = Field(30.0, gt=0)
+    """A certificate's life."""
+    audit_share: float = Field(0.05, ge=0, le=1)
+    """Share of the tickets whose tier-1 draft is judged, in categories that ship."""
+    shadow_audit_share: float = Field(0.2, ge=0, le=1)
+    """The same in the shadow, where labels are what is missing."""
+    judge_miss: float = Field(0.0, ge=0, lt=1)
+    """Upper bound on the share of bad answers that the judge accepts: `headgate audit status` has it. 0 trusts it."""
+    judge_delta: float = Field(0.0, ge=0, lt=1)
+    """Probability that this bound is wrong: a part of delta."""
+    tier1_usd: float = Field(0.00002, ge=0)
+    """What a draft costs; only its proportion to tier-2's price matters."""
+    tier2_usd: float = Field(0.0011, gt=0)
+    interval_s: float = Field(10.0, gt=0)
+    """Between two looks at the labels."""
+
+
 class Settings(BaseSettings):
     """Everything a process is told from outside."""
 
@@ -217,6 +243,7 @@ class Settings(BaseSettings):
     tier2: Tier2Settings = Tier2Settings()
     checker: CheckerSettings = CheckerSettings()
     judge: JudgeSettings = JudgeSettings()
+    certify: CertifySettings = CertifySettings()
     health_port: int = Field(0, ge=0, le=65535)
     """Port of /healthz, /readyz and /metrics; 0 takes a free one."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"

@@ -81,7 +81,7 @@ async def agents(configured: Settings) -> AsyncIterator[Settings]:
             await stack.enter_async_context(router.stage(configured)),
             await stack.enter_async_context(tier1.stage(configured)),
             await stack.enter_async_context(tier2.stage(configured)),
-            checker.stage(configured),
+            await stack.enter_async_context(checker.stage(configured)),
         ]
         loops = [StageLoop(stage, configured.kafka) for stage in stages]
         tasks = [asyncio.create_task(loop.run()) for loop in loops]

@@ -85,7 +85,7 @@ async def test_a_drawn_ticket_gets_tier2s_answer_and_labels_for_both(configured:
             await stack.enter_async_context(router.stage(config)),
             await stack.enter_async_context(tier1.stage(config)),
             await stack.enter_async_context(tier2.stage(config)),
-            checker.stage(config),
+            await stack.enter_async_context(checker.stage(config)),
             await stack.enter_async_context(judge.stage(config)),
         ]
         loops = [StageLoop(stage, config.kafka) for stage in stages]

@@ -39,7 +39,7 @@ def classifier() -> FakeClassifier:
 
 @pytest.fixture
 def checker(classifier: FakeClassifier) -> Checker:
-    return Checker(classifier, ByWords(), PASSAGES, POLICY, usd_per_hour=3600.0)  # type: ignore[arg-type]
+    return Checker(classifier, ByWords(), PASSAGES, lambda _: POLICY, usd_per_hour=3600.0)  # type: ignore[arg-type]
 
 
 def test_each_draft_gets_its_own_verdict(checker: Checker) -> None:

@@ -14,6 +14,7 @@ from pydantic import SecretStr
 
 from schemas.topics import EVENTS
 from streams import checker, router, settings, tier1, tier2
+from streams.policies import Given, load_policy
 from streams.runtime.attempt import after, handled
 from streams.runtime.canonical_log import report
 from streams.runtime.messages import Settled, finished
@@ -67,11 +68,12 @@ async def told(stage: Stage[Any], value: Any, caplog: pytest.LogCaptureFixture) 
 
 async def test_router_and_checker_tell_nothing(configured: Settings, caplog: pytest.LogCaptureFixture) -> None:
     """Models in this process: their stages on a ticket and on drafts of both tiers."""
-    async with router.stage(configured) as routing:
+    policies = Given(load_policy(configured.policy))
+    async with router.stage_under(policies, configured.router) as routing:
         public, topics = await told(routing, TICKET, caplog)
     assert topics[0] in ("tier1", "tier2")
     assert CANARY not in public
-    checking = checker.stage(configured)
+    checking = checker.stage_under(policies, configured)
     for tier in ("tier1", "tier2"):
         draft = a_draft(f"Your {CANARY} is fine.", a_routed(TICKET), tier=tier)
         public, topics = await told(checking, draft, caplog)

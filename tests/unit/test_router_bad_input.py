@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from schemas.codec import PoisonError, decode
 from schemas.policy import Policy
 from schemas.tickets import Decision, RouteReason, Ticket, TicketId
-from streams.router import load_policy
+from streams.policies import load_policy
 from workers.learning.company import as_ticket, load_company
 from workers.router.budget import Budget
 from workers.router.classifier import Classifier, Scores, ticket_text

@@ -4,6 +4,7 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from schemas.events import Event
 from schemas.policy import CategoryPolicy, Policy
 from schemas.tickets import Routed, Ticket
 from streams import router, router_models
+from streams.policies import Given, load_policy
 from streams.runtime.stage import Done, Origin, Record, Stage
 from streams.settings import RouterSettings, Settings
 from tests.records import a_ticket
@@ -48,6 +50,10 @@ def configured(tmp_path: Path) -> Settings:
 
 def with_shadow(configured: Settings, path: Path) -> Settings:
     return configured.model_copy(update={"router": configured.router.model_copy(update={"shadow_model": path})})
+
+
+def opened(configured: Settings) -> AbstractAsyncContextManager[Stage[Ticket]]:
+    return router.stage_under(Given(load_policy(configured.policy)), configured.router)
 
 
 def records(bodies: Sequence[str], first: int = 0) -> list[Record[Ticket]]:
@@ -92,7 +98,7 @@ async def test_the_event_says_which_model_decided_and_what_it_read(configured: S
     """Version, scores and the characters that were cut, so that a replay knows what the router knew."""
     version = Classifier(configured.router.model).version
     body = "the refund " * 100
-    async with router.stage(configured) as stage:
+    async with opened(configured) as stage:
         ((short, of_short), (_, of_long)) = await routed(stage, records(["the refund", body]))
     assert of_short.model == short.decision.model_version == version
     assert (of_short.cut_chars, of_short.in_scope) == (0, short.decision.in_scope)
@@ -108,7 +114,7 @@ async def test_every_ticket_is_scored_once_and_each_batch_by_one_version(configu
     done: list[int] = []
     seen: list[str] = []
 
-    async with router.stage(configured) as stage:
+    async with opened(configured) as stage:
 
         async def work(first: int) -> None:
             batch = records(BODIES * 4, first)
@@ -144,7 +150,7 @@ async def test_a_file_that_cannot_be_used_leaves_the_old_model_in_force(configur
     path = configured.router.model
     refused = "headgate_router_model_refused"
     with structlog.testing.capture_logs() as logs:
-        async with router.stage(configured) as stage:
+        async with opened(configured) as stage:
             ((_, before),) = await routed(stage, records(["refund"]))
             assert metric(refused, role="active") == 0
             path.with_name("half").write_bytes(path.read_bytes()[:1000])
@@ -169,9 +175,9 @@ async def test_a_file_that_cannot_be_used_leaves_the_old_model_in_force(configur
 async def test_a_shadow_scores_the_same_tickets_and_decides_nothing(configured: Settings, tmp_path: Path) -> None:
     """A cold start beside a model with labels: the event holds what it would have done with the ticket."""
     shadow = write_model(tmp_path / "candidate.onnx", named("x.a", "x.b") | {"labels": "0"})
-    async with router.stage(configured) as stage:
+    async with opened(configured) as stage:
         alone = await routed(stage, records(BODIES))
-    async with router.stage(with_shadow(configured, shadow)) as stage:
+    async with opened(with_shadow(configured, shadow)) as stage:
         both = await routed(stage, records(BODIES))
     for (value, event), (before, _) in zip(both, alone, strict=True):
         decision = before.decision
@@ -199,7 +205,7 @@ async def test_a_shadow_that_fails_hurts_no_ticket(
             raise RuntimeError(f"can't read {texts}")
         return classify(self, texts)
 
-    async with router.stage(with_shadow(configured, shadow)) as stage:
+    async with opened(with_shadow(configured, shadow)) as stage:
         monkeypatch.setattr(Classifier, "classify", failing)
         with structlog.testing.capture_logs() as logs:
             found = await routed(stage, records(BODIES))
@@ -212,14 +218,14 @@ async def test_a_shadow_that_fails_hurts_no_ticket(
 async def test_a_shadow_that_cannot_be_loaded_names_its_setting(configured: Settings, tmp_path: Path) -> None:
     """At start: a shadow that silently isn't there would be looked for in the events."""
     with pytest.raises(ValueError, match=r"router\.shadow_model can't be used: .*nowhere\.onnx"):
-        async with router.stage(with_shadow(configured, tmp_path / "nowhere.onnx")):
+        async with opened(with_shadow(configured, tmp_path / "nowhere.onnx")):
             pytest.fail("it started")
 
 
 async def test_a_shadow_is_replaced_by_itself(configured: Settings, tmp_path: Path) -> None:
     """The model in force stays."""
     shadow = write_model(tmp_path / "candidate.onnx", named("x.a", "x.b"))
-    async with router.stage(with_shadow(configured, shadow)) as stage:
+    async with opened(with_shadow(configured, shadow)) as stage:
         ((_, before),) = await routed(stage, records(["refund"]))
         write_model(shadow, named("y.a", "y.b"))
         async for _ in turns():

@@ -1,7 +1,7 @@
 """The checker at work: drafts in, verdicts out."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -23,12 +23,12 @@ class Checker:
         classifier: Classifier,
         scorer: Scorer,
         passages: Sequence[Passage],
-        policy: Policy,
+        policy_of: Callable[[Draft], Policy],
         usd_per_hour: float,
     ) -> None:
         self.classifier = classifier
         self.scorer = scorer
-        self.policy = policy
+        self.policy_of = policy_of
         self.usd_per_hour = usd_per_hour
         self.knowledge = EmbeddedKnowledge.of(passages, classifier)
 
@@ -39,7 +39,9 @@ class Checker:
         to_score = [i for i, draft in enumerate(drafts) if draft.tier == "tier1" and not gates[i]]
         scores = dict(zip(to_score, self.scores([drafts[i] for i in to_score]), strict=True))
         cost_usd = (time.perf_counter() - started) * self.usd_per_hour / 3600 / max(1, len(drafts))
-        return [judge(draft, gates[i], scores.get(i), self.policy, cost_usd) for i, draft in enumerate(drafts)]
+        return [
+            judge(draft, gates[i], scores.get(i), self.policy_of(draft), cost_usd) for i, draft in enumerate(drafts)
+        ]
 
     def scores(self, drafts: Sequence[Draft]) -> list[float]:
         """Estimated probabilities that tier-1 drafts are acceptable."""

@@ -37,6 +37,7 @@ Labelled = Mapping[str, Sequence[Label]]
 class Review(Struct, frozen=True):
     """What becomes of a policy."""
 
+    of: Policy
     policy: Policy
     """The same value if nothing changed, else one with a version of its own."""
     drift: Mapping[str, DriftTest]
@@ -67,10 +68,10 @@ def review(labels: Iterable[Label], policy: Policy, goal: Goal, now: datetime) -
             because.append(f"{', '.join(found)}: certified on {next(iter(found.values())).labels} labels")
     counts = {name: len(each) for name, each in fresh.items()}
     if not changes:
-        return Review(policy, drift, counts)
+        return Review(policy, policy, drift, counts)
     categories = dict(sorted({**policy.categories, **changes}.items()))
     made = replace(policy, version="", categories=categories, made_at=now, because=tuple(because))
-    return Review(replace(made, version=version_of(made)), drift, counts)
+    return Review(policy, replace(made, version=version_of(made)), drift, counts)
 
 
 def version_of(policy: Policy) -> str:

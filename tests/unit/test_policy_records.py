@@ -1,0 +1,132 @@
+"""Policies on their topic: what is in force, what was, and what another would change."""
+
+from datetime import UTC, datetime
+
+import pytest
+from msgspec.structs import replace
+from rich.console import Console
+
+from schemas.codec import encode
+from schemas.labels import Label
+from schemas.policy import CategoryPolicy, Certificate, Policy
+from schemas.tickets import TicketId
+from streams.certify import shipped_under
+from streams.policies import PolicyTopic
+from streams.policy_records import PolicyError, Shelf, differences, show
+from workers.policies import Policies
+
+NOW = datetime(2026, 11, 25, tzinfo=UTC)
+SHADOW = CategoryPolicy(p_ok_threshold=1.0, score_threshold=1.0, state="shadow", why="60 labels", labels_missing=40)
+SURE = CategoryPolicy(
+    p_ok_threshold=0.25,
+    score_threshold=0.75,
+    labels=400,
+    certificate=Certificate(
+        method="learn_then_test",
+        alpha=0.05,
+        delta=0.1,
+        labels=400,
+        shipped=200,
+        bad=2,
+        upper_bound=0.031,
+        pooled=("billing", "orders"),
+        solved_at=NOW,
+        valid_until=datetime(2026, 12, 25, tzinfo=UTC),
+    ),
+)
+START = Policy(scope="default", version="file", default=SHADOW)
+
+
+def policy(version: str, **categories: CategoryPolicy) -> Policy:
+    return Policy(scope="default", version=version, default=SHADOW, categories=categories, made_at=NOW)
+
+
+def test_the_topic_wins_over_the_file() -> None:
+    """A candidate stands beside it; other scopes and old versions are nobody's business."""
+    topic = PolicyTopic(START)
+    topic.take("other", encode(policy("o1")))
+    topic.take("default@v1", encode(policy("v1")))
+    assert topic.current == Policies(START)
+    topic.take("default", encode(policy("v1")))
+    topic.take("default/candidate", encode(policy("v2")))
+    assert (topic.current.active.version, topic.current.candidate) == ("v1", policy("v2"))
+
+
+def test_a_tombstone_ends_a_candidate_and_gives_way_to_the_file() -> None:
+    """Each for its own key."""
+    topic = PolicyTopic(START)
+    topic.take("default", encode(policy("v1")))
+    topic.take("default/candidate", encode(policy("v2")))
+    topic.take("default/candidate", None)
+    assert topic.current == Policies(policy("v1"))
+    topic.take("default", None)
+    assert topic.current == Policies(START)
+
+
+def test_an_unreadable_policy_leaves_the_one_before_in_force() -> None:
+    """A mistake of an operator's must not stop the stages."""
+    topic = PolicyTopic(START)
+    topic.take("default", encode(policy("v1")))
+    topic.take("default", b'{"scope": "default"}')
+    assert topic.current == Policies(policy("v1"))
+
+
+def shelf() -> Shelf:
+    found = Shelf("default")
+    for version in ("abc1", "abc2", "d1"):
+        found.add(f"default@{version}", encode(policy(version)))
+    found.add("default", encode(policy("d1")))
+    found.add("x", b"{")
+    return found
+
+
+def test_a_version_is_found_by_its_start() -> None:
+    """If only one begins so."""
+    assert shelf().get("d").version == "d1"
+    assert shelf().unreadable == 1
+    for version in ("abc", "z"):
+        with pytest.raises(PolicyError, match="policies begin with"):
+            shelf().get(version)
+
+
+def test_differences_are_told_in_words() -> None:
+    """A category that comes out of the shadow, and what is promised then."""
+    lines = differences(policy("v1", billing=SHADOW), replace(policy("v2", billing=SURE), max_ticket_chars=9))
+    assert "billing: state shadow -> active" in lines
+    assert "billing: bound none -> 3.10%" in lines
+    assert "max_ticket_chars: 2000 -> 9" in lines
+    assert differences(policy("v1", billing=SURE), policy("v2", billing=SURE)) == []
+
+
+def test_the_table_says_what_is_certified_and_what_is_missing() -> None:
+    """To which bound, for how many categories together, until when; and how many labels more."""
+    console = Console(record=True, width=200)
+    show(Policies(policy("v1", billing=SURE)), {"billing": 410, "roaming": 60}, console)
+    shown = console.export_text()
+    assert "at most 3.1% bad of 2 together, at 90%" in shown
+    assert "2026-12-25" in shown
+    assert "400 (410 now)" in shown
+    assert "shadow: 60 labels" in shown
+    assert "about 40" in shown
+
+
+def test_what_a_candidate_shipped_is_no_evidence_against_the_policy_in_force() -> None:
+    """Nor the other way round; without a candidate all is."""
+    labels = [
+        Label(
+            ticket_id=TicketId(version),
+            category="billing",
+            acceptable=False,
+            source="judge",
+            propensity=1.0,
+            at=NOW,
+            shipped=True,
+            policy_version=version,
+        )
+        for version in ("v0", "v1", "v2")
+    ]
+    both = Policies(policy("v1"), policy("v2"))
+    assert both.candidate is not None
+    assert [x.shipped for x in shipped_under(both.active, both, labels)] == [True, True, None]
+    assert [x.shipped for x in shipped_under(both.candidate, both, labels)] == [None, None, True]
+    assert shipped_under(both.active, Policies(both.active), labels) == labels
