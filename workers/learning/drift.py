@@ -19,9 +19,10 @@ from msgspec.structs import replace
 from schemas.policy import CategoryPolicy
 from workers.learning.bounds import lower_bound, upper_bound
 
-ODDS = (2.0, 3.0, 6.0)
+ODDS = (1.5, 2.0, 3.0, 6.0)
 """The bets: that the odds of a bad answer are so many times those of alpha. A guess; for an alpha of 0.05 those are
-rates of 0.10, 0.14 and 0.24. Between them, and above, one of them is near enough to the best bet."""
+rates of 0.07, 0.10, 0.14 and 0.24. Between them, and above, one of them is near enough to the best bet. The least is
+for the share of refusals, which can change by so little and still say much."""
 
 LATE_STARTS = 5_000
 """By so many tickets a third of the slow half of the fortune has been bet. A guess at a certificate's audits."""
