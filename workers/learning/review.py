@@ -122,9 +122,9 @@ def groups(labels: Mapping[str, int], own_from: int) -> list[tuple[str, ...]]:
     return [*own, pool] if pool else own
 
 
-def looks(labels: int) -> int:
-    """How many looks a group with so many labels has had."""
-    return (labels // FIRST_LOOK).bit_length()
+def looks(count: int, first: int = FIRST_LOOK) -> int:
+    """How many looks there were at so many labels, or at whatever is counted: at the first so many, twice that, ..."""
+    return (count // first).bit_length()
 
 
 def share_of(look: int) -> float:
