@@ -1,4 +1,4 @@
-"""Distillation: a LoRA adapter that teaches the small model the company's reference answers.
+"""Distillation: a LoRA adapter that teaches the small model answers to a company's tickets.
 
 Trained with peft, served by llama.cpp: the last step writes the adapter as GGUF.
 Needs the `learn` extra.
@@ -10,10 +10,10 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from workers.learning.company import Example, as_ticket
-from workers.tier1.prompts import chat
+from workers.tier1.prompts import ChatMessage, chat
 
 TARGETS = {
     "q_proj": "attn_q",
@@ -61,8 +61,30 @@ class Lesson:
     """Texts, likeliest first."""
 
 
+@dataclass(frozen=True, slots=True)
+class Chat:
+    """A prompt, and the answer to give."""
+
+    prompt: tuple[ChatMessage, ...]
+    answer: str
+
+    @classmethod
+    def of(cls, lesson: Lesson, company: str) -> Self:
+        """A lesson as tier-1 would be asked."""
+        return cls(tuple(chat(as_ticket(lesson.example), company, lesson.passages)), lesson.example.reference)
+
+
 def train(base: Path, lessons: Sequence[Lesson], company: str, out: Path, recipe: Recipe) -> Path:
     """Train an adapter on lessons; writes a peft folder and returns it."""
+    return train_chats(base, [Chat.of(lesson, company) for lesson in lessons], out, recipe)
+
+
+def train_chats(base: Path, chats: Sequence[Chat], out: Path, recipe: Recipe, held_out: Sequence[Chat] = ()) -> Path:
+    """Train an adapter on chats; writes a peft folder and returns it. With `held_out` chats, recipe.json says how well
+    base model and adapter foresee their answers.
+
+    Raises: ValueError if the chats are too few for one step.
+    """
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -75,8 +97,12 @@ def train(base: Path, lessons: Sequence[Lesson], company: str, out: Path, recipe
     model = get_peft_model(
         model, LoraConfig(r=recipe.rank, lora_alpha=recipe.alpha, target_modules=list(TARGETS), task_type="CAUSAL_LM")
     )
-    pairs = [pair(tokenizer, lesson, company) for lesson in lessons]
+    pairs = [chat_pair(tokenizer, each) for each in chats]
     batches = list(_batches(pairs, recipe))
+    if not batches:
+        raise ValueError(
+            f"{len(pairs)} chats are too few: {recipe.epochs:g} epochs make no batch of {recipe.batch_size}"
+        )
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=recipe.learning_rate)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _warm_then_fall(recipe.warmup_steps, len(batches)))
     model.train()
@@ -92,15 +118,45 @@ def train(base: Path, lessons: Sequence[Lesson], company: str, out: Path, recipe
         if step % 10 == 0 or step == len(batches):
             print(f"step {step}/{len(batches)}  loss {loss.item():.3f}  {time.monotonic() - started:.0f} s", flush=True)
     model.save_pretrained(out)
-    (out / "recipe.json").write_text(json.dumps(asdict(recipe) | {"pairs": len(pairs), "steps": len(batches)}))
+    made: dict[str, Any] = asdict(recipe) | {"pairs": len(pairs), "steps": len(batches)}
+    if held_out:
+        unseen = [chat_pair(tokenizer, each) for each in held_out]
+        made["held_out"] = len(unseen)
+        made["adapter_nats_per_token"] = _nats_per_token(model, unseen, recipe.batch_size, tokenizer.eos_token_id)
+        with model.disable_adapter():
+            made["base_nats_per_token"] = _nats_per_token(model, unseen, recipe.batch_size, tokenizer.eos_token_id)
+    (out / "recipe.json").write_text(json.dumps(made))
     return out
+
+
+def _nats_per_token(model: Any, pairs: Sequence[Pair], batch_size: int, pad: int) -> float:
+    """How badly a model foresees answers: the mean of minus the log-probability of their tokens."""
+    import torch
+
+    model.eval()
+    nats, tokens = 0.0, 0
+    by_length = sorted(pairs, key=len)
+    for start in range(0, len(by_length), batch_size):
+        batch = by_length[start : start + batch_size]
+        ids, mask, labels = (t.to(model.device) for t in _padded(batch, pad))
+        with torch.no_grad():
+            loss = model(input_ids=ids, attention_mask=mask, labels=labels).loss
+        count = sum(len(each.answer) for each in batch)
+        nats, tokens = nats + loss.item() * count, tokens + count
+    return nats / tokens
 
 
 def pair(tokenizer: Any, lesson: Lesson, company: str) -> Pair:
     """A lesson as token ids, in the model's own chat template."""
-    messages = chat(as_ticket(lesson.example), company, lesson.passages)
-    prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=False)
-    answer = tokenizer(lesson.example.reference, add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id]
+    return chat_pair(tokenizer, Chat.of(lesson, company))
+
+
+def chat_pair(tokenizer: Any, each: Chat) -> Pair:
+    """A chat as token ids, in the model's own chat template."""
+    prompt = tokenizer.apply_chat_template(
+        list(each.prompt), add_generation_prompt=True, tokenize=True, return_dict=False
+    )
+    answer = tokenizer(each.answer, add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id]
     return Pair(list(prompt), answer)
 
 
