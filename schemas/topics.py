@@ -118,7 +118,20 @@ TOPICS: tuple[Topic, ...] = (
     DEAD_LETTERS,
 )
 
+SCOREBOARD_CELLS = Topic(
+    "scoreboard-cells", None, "partition and window", "scoreboard", "scoreboard", cleanup="compact"
+)
+SCOREBOARD_JOURNEYS = Topic(
+    "scoreboard-journeys", None, "partition and ticket_id", "scoreboard", "scoreboard", cleanup="compact"
+)
+SCOREBOARD_LABELS = Topic(
+    "scoreboard-labels", None, "partition and draft", "scoreboard", "scoreboard", cleanup="compact"
+)
+
+CHANGELOGS: tuple[Topic, ...] = (SCOREBOARD_CELLS, SCOREBOARD_JOURNEYS, SCOREBOARD_LABELS)
+"""A stage's own memory: what is in them is nobody else's business, and may change with any version."""
+
 
 def all_names(prefix: str = "") -> dict[str, Topic]:
     """Every topic to create, by its full name; the twins included."""
-    return {prefix + topic.name + twin: topic for topic in TOPICS for twin in ("", *topic.twins)}
+    return {prefix + topic.name + twin: topic for topic in (*TOPICS, *CHANGELOGS) for twin in ("", *topic.twins)}

@@ -224,6 +224,19 @@ class CertifySettings(_Section):
     """Between two looks at the labels."""
 
 
+class ScoreboardSettings(_Section):
+    """The scoreboard and its console."""
+
+    host: str = "127.0.0.1"
+    """The address that the console and its JSON are served on. They ask for no password."""
+    port: int = Field(8600, ge=0, le=65535)
+    """0 takes a free one."""
+    tickets: int = Field(5_000, ge=1)
+    """Tickets of a partition whose journeys are remembered, about 4 kB of memory each."""
+    labels: int = Field(50_000, ge=1)
+    """Audits' labels of a partition that are remembered, about 500 bytes of memory each."""
+
+
 class Settings(BaseSettings):
     """Everything a process is told from outside."""
 
@@ -244,6 +257,7 @@ class Settings(BaseSettings):
     checker: CheckerSettings = CheckerSettings()
     judge: JudgeSettings = JudgeSettings()
     certify: CertifySettings = CertifySettings()
+    scoreboard: ScoreboardSettings = ScoreboardSettings()
     health_port: int = Field(0, ge=0, le=65535)
     """Port of /healthz, /readyz and /metrics; 0 takes a free one."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"

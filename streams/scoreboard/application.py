@@ -1,0 +1,182 @@
+"""The Faust application: events and labels in, the board's tables with their changelogs out.
+
+Faust reads the topics, writes every change of a table to its changelog and fills the tables from there at a start. What
+is counted is `board`'s to say. Two things differ from Faust's ways (`_Consumer`): it reads committed records only, and
+it begins where the tables end and not at the committed offset, which may be ahead of what the changelogs hold.
+
+One process has all partitions, since its pages add up what it has. A process whose partitions move ends with an error:
+started again it finds its tables as the changelogs have them, and nothing of an earlier assignment on its way there.
+"""
+
+import asyncio
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar, cast
+
+import faust
+import structlog
+from faust.serializers.codecs import Codec
+from faust.transport.drivers import aiokafka as driver
+from faust.types import TP
+from msgspec import Struct
+
+from schemas.codec import decode, encode
+from schemas.topics import EVENTS, LABELS, SCOREBOARD_CELLS, SCOREBOARD_JOURNEYS, SCOREBOARD_LABELS, Topic
+from streams.runtime.clock import utc_now
+from streams.scoreboard.board import Board, Counted, DraftOf, Tables, TicketOf, Window
+from streams.scoreboard.journeys import Journey
+from streams.scoreboard.quality import Judged
+from streams.settings import KafkaSettings, ScoreboardSettings
+
+GROUP = "headgate-scoreboard"
+
+COMMIT_S = 2.0
+"""Between two commits. They decide nothing: they tell others how far the scoreboard is."""
+
+log = structlog.get_logger()
+
+
+class PartitionsMovedError(Exception):
+    """Another process has joined the group, or this one was away for too long."""
+
+
+class _Codec(Codec):
+    """One kind of Struct as JSON. Faust's own codecs would write import paths into the records."""
+
+    def __init__(self, record_type: type[Struct]) -> None:
+        super().__init__()
+        self._record_type = record_type
+
+    def _dumps(self, obj: Struct) -> bytes:
+        return encode(obj)
+
+    def _loads(self, s: bytes) -> Struct:
+        return decode(self._record_type, s)
+
+
+class _ConsumerThread(driver.AIOKafkaConsumerThread):
+    def _create_worker_consumer(self, transport: Any) -> Any:
+        consumer = super()._create_worker_consumer(transport)
+        # Faust reads so only with its own transactions. Looked at when the client starts, which is later.
+        consumer._isolation_level = "read_committed"
+        return consumer
+
+
+class _Consumer(driver.Consumer):
+    def _new_consumer_thread(self) -> _ConsumerThread:
+        return _ConsumerThread(self, loop=self.loop, beacon=self.beacon)
+
+    async def perform_seek(self) -> None:
+        """Called when the tables are filled: go on where they end."""
+        await super().perform_seek()
+        app = cast(Scoreboard, self.app)
+        for partition, offset in app.places(self.assignment()).items():
+            await self.seek(partition, offset)
+            # Else Faust waits for acknowledgements from there on, and never commits again.
+            self._committed_offset[partition] = offset or None
+
+
+class _Transport(driver.Transport):
+    Consumer: ClassVar[Any] = _Consumer
+
+
+class _SendErrors(faust.Sensor):
+    """A change that can't be written ends the process: later ones would stand in the changelog without it."""
+
+    def __init__(self, failed: "asyncio.Future[None]") -> None:
+        super().__init__()
+        self._failed = failed
+
+    def on_send_error(self, producer: Any, exc: BaseException, state: Any) -> None:
+        _fail(self._failed, exc)
+
+
+def _fail(failed: "asyncio.Future[None]", exc: BaseException) -> None:
+    if not failed.done():
+        failed.set_exception(exc)
+
+
+class Scoreboard(faust.App):
+    """The application. What it has counted is in `board`; it can be shown once `is_loaded`."""
+
+    def __init__(self, kafka: KafkaSettings, config: ScoreboardSettings, partitions: Mapping[str, int]) -> None:
+        """`partitions`: of the topics that it reads, by their full names."""
+        super().__init__(
+            kafka.topic_prefix + GROUP,
+            broker=[f"kafka://{server}" for server in kafka.bootstrap_servers.split(",")],
+            store="memory://",
+            web_enabled=False,
+            topic_disable_leader=True,
+            topic_allow_declare=False,
+            consumer_auto_offset_reset="earliest",
+            consumer_group_instance_id=kafka.group_instance_id,
+            broker_session_timeout=kafka.session_timeout_s,
+            broker_heartbeat_interval=kafka.session_timeout_s / 4,
+            broker_commit_interval=COMMIT_S,
+            stream_wait_empty=False,
+        )
+        self._prefix = kafka.topic_prefix
+        self._wanted = {TP(topic, number) for topic, count in partitions.items() for number in range(count)}
+        self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        """Done with what ends the process."""
+        self.is_loaded = False
+        self.transport = _Transport([self.conf.broker[0]], self)
+        self.sensors.add(_SendErrors(self.failed))
+        events, labels = kafka.topic_prefix + EVENTS.name, kafka.topic_prefix + LABELS.name
+        self.board = Board(
+            Tables(
+                self._table(SCOREBOARD_CELLS, Window, Counted, partitions[events]),
+                self._table(SCOREBOARD_JOURNEYS, TicketOf, Journey, partitions[events]),
+                self._table(SCOREBOARD_LABELS, DraftOf, Judged, partitions[labels]),
+            ),
+            config.tickets,
+            config.labels,
+        )
+        self.agent(self._raw(events))(self._count_events)
+        self.agent(self._raw(labels))(self._take_labels)
+        self.on_partitions_revoked.connect(self._moved)
+
+    def _raw(self, topic: str) -> Any:
+        return self.topic(topic, key_serializer="raw", value_serializer="raw", allow_empty=True)
+
+    def _table(self, topic: Topic, key: type[Struct], value: type[Struct], partitions: int) -> Any:
+        keys, values = _Codec(key), _Codec(value)
+        changelog = self.topic(
+            self._prefix + topic.name,
+            key_serializer=keys,
+            value_serializer=values,
+            partitions=partitions,
+            internal=True,
+            acks=False,
+            allow_empty=True,
+        )
+        table = self.Table(topic.name, partitions=partitions, changelog_topic=changelog)
+        # A table writes with codecs of its own, which it can be told in no other way.
+        vars(table).update(key_serializer=keys, value_serializer=values)
+        return table
+
+    async def _count_events(self, stream: Any) -> None:
+        async for event in stream.events():
+            at = event.message
+            self.board.take_event(at.partition, at.offset, at.value, utc_now().timestamp())
+
+    async def _take_labels(self, stream: Any) -> None:
+        async for event in stream.events():
+            at = event.message
+            self.board.take_label(at.partition, at.offset, at.value)
+
+    def places(self, assignment: Iterable[TP]) -> dict[TP, int]:
+        """Where to go on reading, now that the tables are filled from their changelogs."""
+        mine = set(assignment) & self._wanted
+        self.board.restored()
+        log.info("scoreboard_loaded", partitions=len(mine), of=len(self._wanted))
+        self.is_loaded = mine == self._wanted
+        return {
+            tp: self.board.next_event(tp.partition)
+            if tp.topic == self._prefix + EVENTS.name
+            else self.board.next_label(tp.partition)
+            for tp in mine
+        }
+
+    async def _moved(self, *_: Any, **__: Any) -> None:
+        if self.is_loaded and not self.should_stop:
+            _fail(self.failed, PartitionsMovedError("partitions moved to another process, or the broker was away"))
