@@ -1,4 +1,4 @@
-"""An invented hour of the example company, as the scoreboard's endpoints tell it: what the console is shown in tests."""
+"""An invented hour of the example company, as the scoreboard's endpoints tell it: what tests show the console."""
 
 import random
 from collections.abc import Iterable, Sequence

@@ -42,7 +42,7 @@ def served(answers: Answers) -> Iterator[str]:
             self.end_headers()
             self.wfile.write(body)
 
-        def log_message(self, format: str, *args: object) -> None:
+        def log_request(self, *_: object) -> None:
             """A test's output is its own."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
