@@ -8,6 +8,9 @@ from schemas.tickets import Moment
 
 Probability = Annotated[float, Meta(ge=0.0, le=1.0)]
 
+Role = Literal["in_force", "candidate", "rolled_back"]
+"""A policy's place."""
+
 
 class Certificate(Struct, frozen=True, kw_only=True):
     """What is promised of the answers shipped under a category's thresholds, and the labels that it rests on."""
@@ -59,6 +62,29 @@ class CategoryPolicy(Struct, frozen=True, kw_only=True):
     that nobody is sent."""
 
 
+class Evidence(Struct, frozen=True, kw_only=True):
+    """What was known when a policy got its place, or lost it. What is promised of it, its certificates say."""
+
+    role: Role
+    at: Moment
+    by: str
+    """The command that put it there."""
+    because: tuple[str, ...] = ()
+    """Why, for people."""
+    labels: int = 0
+    """Labels that were counted."""
+    drift_wealth: dict[str, float] = {}
+    """Evidence against each category's certificate; it falls at 20."""
+    tickets: int = 0
+    """Of the candidate, which were compared with those of the policy in force; 0: none were."""
+    control: int = 0
+    """Those of the policy in force."""
+    latency_ratio: float | None = None
+    """The candidate's 95 % quantile of the tickets' ages, by that of the policy in force."""
+    cost_ratio: float | None = None
+    """The same of the mean cost of a ticket."""
+
+
 class Policy(Struct, frozen=True, kw_only=True):
     """One scope's policy; the scope is the record's key on the compacted topic."""
 
@@ -89,6 +115,8 @@ class Policy(Struct, frozen=True, kw_only=True):
     made_at: Moment | None = None
     because: tuple[str, ...] = ()
     """What changed with this version, for people."""
+    evidence: Evidence | None = None
+    """What it has its place on. None: it is from a file, or was published before policies had any."""
 
     def of(self, category: str) -> CategoryPolicy:
         return self.categories.get(category, self.default)

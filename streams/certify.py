@@ -1,13 +1,14 @@
-"""`headgate certify`: labels -> policy. Withdraws certificates that audits contradict, and certifies what they prove.
+"""`headgate certify`: labels and events -> policy. Withdraws certificates that audits contradict, certifies what they
+prove, and ends the trial of a candidate that is slower or dearer than allowed.
 
-One process for a scope. It keeps nothing of its own: every look is a pure function of all labels and of the policy in
-force (workers/learning/review.py), so that it may be killed at any moment.
+One process for a scope. It keeps nothing of its own: every look is a pure function of what is on the topics
+(workers/learning/review.py, workers/learning/guards.py), so that it may be killed at any moment.
 """
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import replace
-from datetime import timedelta
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 
 import structlog
 from msgspec import structs
@@ -16,17 +17,22 @@ from rich.console import Console
 
 from schemas.codec import PoisonError, decode
 from schemas.labels import Label
-from schemas.policy import Policy
+from schemas.policy import Evidence, Policy, Role
 from schemas.topics import LABELS
+from streams import policy_records
 from streams.policies import load_policy
-from streams.policy_records import differences, end_candidate, put_beside, put_in_force, read_shelf, table_of
-from streams.policy_records import show as show_policies
+from streams.policy_records import compared, differences, end_candidate, put_beside, put_in_force, read_shelf, table_of
 from streams.read import reader
 from streams.runtime.clock import utc_now
 from streams.settings import CertifySettings, KafkaSettings, Settings
+from streams.trials import Trials, guards_of
+from workers.learning.guards import Comparison
 from workers.learning.review import Review, by_category, review
 from workers.learning.thresholds import Goal
+from workers.learning.trial import next_step
 from workers.policies import Policies
+
+COMMAND = "headgate certify"
 
 DRIFT = Gauge("headgate_drift_wealth", "Evidence against a certificate; it falls at 20.", ["category"])
 COUNTED = Gauge("headgate_labels", "Labels that count towards a category's next look.", ["category"])
@@ -64,24 +70,77 @@ async def read_labels(kafka: KafkaSettings) -> list[Label]:
     return found
 
 
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What labels and events say of the policies that there are."""
+
+    policies: Policies
+    active: Review
+    candidate: Review | None
+    seen: Comparison
+    """Of the candidate's tickets with those of the policy in force."""
+    at: datetime
+
+    def evidence(self, done: Review, role: Role, by: str, because: tuple[str, ...] = ()) -> Evidence:
+        """What is known of one of them."""
+        seen = self.seen if done is self.candidate else Comparison()
+        return Evidence(
+            role=role,
+            at=self.at,
+            by=by,
+            because=because,
+            labels=sum(done.labels.values()),
+            drift_wealth={name: test.wealth for name, test in done.drift.items()},
+            tickets=seen.tickets,
+            control=seen.control,
+            latency_ratio=seen.latency_ratio,
+            cost_ratio=seen.cost_ratio,
+        )
+
+    def changes(self, promote_after: int | None) -> list[tuple[Review, Policy]]:
+        """What follows: policies with the place that is theirs now in their evidence."""
+        found = []
+        if self.active.policy is not self.active.of:
+            evidence = self.evidence(self.active, "in_force", COMMAND)
+            found.append((self.active, structs.replace(self.active.policy, evidence=evidence)))
+        if self.candidate:
+            role, because = next_step(self.candidate, self.seen, promote_after)
+            # What a review makes of a certificate that fell is no candidate: the one that had it is rolled back.
+            policy = self.candidate.of if role == "rolled_back" else self.candidate.policy
+            if role:
+                evidence = self.evidence(self.candidate, role, COMMAND, because)
+                found.append((self.candidate, structs.replace(policy, evidence=evidence)))
+        return found
+
+
+async def look(settings: Settings, start: Policy, goal: Goal, trials: Trials) -> Known:
+    """Read labels, policies and events.
+
+    Raises: TopicsError if the broker can't be reached or a topic is not there.
+    """
+    labels = await read_labels(settings.kafka)
+    policies = (await read_shelf(settings.kafka, start.scope)).policies(start)
+    now = utc_now()
+    active, *candidate = (
+        review(shipped_under(policy, policies, labels), policy, goal, now) for policy in policies if policy
+    )
+    return Known(policies, active, candidate[0] if candidate else None, await trials.look(policies, now), now)
+
+
 async def run(settings: Settings, once: bool, dry_run: bool, console: Console) -> None:
     """Look, publish, wait, until cancelled; or look once."""
     goal, start = goal_of(settings.certify), load_policy(settings.policy)
-    while True:
-        labels = await read_labels(settings.kafka)
-        shelf = await read_shelf(settings.kafka, start.scope)
-        policies = shelf.policies(start)
-        for policy in filter(None, policies):
-            done = review(shipped_under(policy, policies, labels), policy, goal, utc_now())
-            if policy is policies.active:
-                _measure(done)
-            if done.policy is not policy:
-                _tell(policy, done.policy, console)
+    async with Trials(settings.kafka, guards_of(settings.certify)) as trials:
+        while True:
+            known = await look(settings, start, goal, trials)
+            _measure(known)
+            for done, policy in known.changes(settings.certify.promote_after):
+                _tell(done.of, policy, console)
                 if not dry_run:
-                    await _publish(settings.kafka, policies, done)
-        if once:
-            return
-        await asyncio.sleep(settings.certify.interval_s)
+                    await _publish(settings.kafka, known.policies, done.of, policy)
+            if once:
+                return
+            await asyncio.sleep(settings.certify.interval_s)
 
 
 def shipped_under(policy: Policy, policies: Policies, labels: Sequence[Label]) -> list[Label]:
@@ -95,31 +154,35 @@ def shipped_under(policy: Policy, policies: Policies, labels: Sequence[Label]) -
     ]
 
 
-async def _publish(kafka: KafkaSettings, policies: Policies, done: Review) -> None:
-    """In the place of the one that it comes from; a candidate that fails its test is rolled back."""
-    after, candidate = done.policy, policies.candidate
-    if done.of is not candidate:
-        await put_in_force(kafka, after)
-    elif any(test.is_alarm for test in done.drift.values()):
-        await end_candidate(kafka, after.scope)
-        log.warning("candidate_rolled_back", version=candidate.version, because=list(after.because))
+async def _publish(kafka: KafkaSettings, policies: Policies, of: Policy, policy: Policy) -> None:
+    """Give a policy the place that its evidence names, instead of the one that it comes from."""
+    evidence, candidate = policy.evidence, policies.candidate
+    because = list(evidence.because if evidence and evidence.because else policy.because)
+    if evidence and evidence.role == "rolled_back":
+        await end_candidate(kafka, policy)
+        log.warning("candidate_rolled_back", version=policy.version, because=because)
         return
+    if candidate and evidence and evidence.role == "candidate":
+        await put_beside(kafka, policy, candidate.canary_share)
     else:
-        await put_beside(kafka, after, candidate.canary_share)
-    log.info("policy_published", version=after.version, instead_of=done.of.version, because=list(after.because))
+        await put_in_force(kafka, policy)
+        if of is candidate:
+            await end_candidate(kafka, policy)
+    log.info("policy_published", version=policy.version, instead_of=of.version, because=because)
 
 
 def _tell(before: Policy, after: Policy, console: Console) -> None:
-    console.print(f"policy {before.version} -> {after.version}", highlight=False)
-    for line in differences(before, after):
+    role = after.evidence.role.replace("_", " ") if after.evidence else ""
+    console.print(f"policy {before.version} -> {after.version}: {role}", highlight=False)
+    for line in (*(after.evidence.because if after.evidence else ()), *differences(before, after)):
         console.print(f"  {line}", highlight=False, markup=False)
     console.print(table_of(after, {}))
 
 
-def _measure(done: Review) -> None:
-    for category, test in done.drift.items():
+def _measure(known: Known) -> None:
+    for category, test in known.active.drift.items():
         DRIFT.labels(category).set(test.wealth)
-    for category, count in done.labels.items():
+    for category, count in known.active.labels.items():
         COUNTED.labels(category).set(count)
 
 
@@ -128,4 +191,23 @@ async def show(settings: Settings, console: Console) -> None:
     start = load_policy(settings.policy)
     shelf = await read_shelf(settings.kafka, start.scope)
     counts = {name: len(each) for name, each in by_category(await read_labels(settings.kafka)).items()}
-    show_policies(shelf.policies(start), counts, console)
+    policies = shelf.policies(start)
+    policy_records.show(policies, counts, console, shelf.rolled_back)
+    if policies.candidate:
+        async with Trials(settings.kafka, guards_of(settings.certify)) as trials:
+            seen = await trials.look(policies, utc_now())
+        console.print(compared(seen), *seen.breaches, sep="; ", highlight=False, markup=False)
+
+
+async def promote(settings: Settings, version: str, share: float | None) -> Policy:
+    """`headgate policy promote`, with what is known of the candidate as evidence.
+
+    Raises: PolicyError if there is no such policy.
+    """
+    start = load_policy(settings.policy)
+    async with Trials(settings.kafka, guards_of(settings.certify)) as trials:
+        known = await look(settings, start, goal_of(settings.certify), trials)
+    candidate = known.candidate
+    is_meant = candidate is not None and candidate.of.version.startswith(version)
+    evidence = known.evidence(candidate, "in_force", COMMAND) if candidate and is_meant else None
+    return await policy_records.promote(settings.kafka, start, version, share, evidence)

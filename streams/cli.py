@@ -282,11 +282,9 @@ def promote_policy(
     share: Share = None,
 ) -> None:
     """Give a known policy a share of the tickets, or put it in force for all."""
-    from streams.policies import load_policy
-    from streams.policy_records import promote
+    from streams.certify import promote
 
-    settings = load()
-    policy = _run(promote(settings.kafka, load_policy(settings.policy), version, share))
+    policy = _run(promote(load(), version, share))
     console.print(f"policy {policy.version} is {'in force' if share is None else f'a candidate for {share:.0%}'}")
 
 

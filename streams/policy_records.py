@@ -7,6 +7,7 @@ candidate gets a share of the tickets; to promote it is to put it in force for a
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from dataclasses import replace as changed
+from datetime import UTC, datetime
 
 from aiokafka import AIOKafkaProducer
 from msgspec.structs import replace
@@ -14,12 +15,13 @@ from rich.console import Console
 from rich.table import Table
 
 from schemas.codec import PoisonError, decode, encode
-from schemas.policy import CategoryPolicy, Policy
+from schemas.policy import CategoryPolicy, Evidence, Policy, Role
 from schemas.topics import POLICY
 from streams.publish import producer
 from streams.read import reader
 from streams.runtime.clock import utc_now
 from streams.settings import KafkaSettings
+from workers.learning.guards import Comparison
 from workers.learning.review import version_of
 from workers.policies import CANDIDATE, VERSION, Policies
 
@@ -61,9 +63,24 @@ class Shelf:
             raise PolicyError(f"{len(found) or 'no'} policies begin with {version!r}: headgate policy list")
         return found[0]
 
+    def earlier(self) -> list[Policy]:
+        """What one can go back to: what once was in force for all and wasn't rolled back; the latest last."""
+        kept = [p for p in self.versions.values() if self.active and p.version != self.active.version and p.made_at]
+        return sorted((p for p in kept if p.evidence is None or p.evidence.role == "in_force"), key=_made_at)
+
+    @property
+    def rolled_back(self) -> Policy | None:
+        """The last that lost its place."""
+        lost = [p for p in self.versions.values() if p.evidence and p.evidence.role == "rolled_back"]
+        return max(lost, key=lambda p: str(p.evidence and p.evidence.at), default=None)
+
     def policies(self, start: Policy) -> Policies:
         """Those in force; a company begins with the policy in its file."""
         return Policies(self.active or start, self.candidate)
+
+
+def _made_at(policy: Policy) -> datetime:
+    return policy.made_at or datetime.fromtimestamp(0, UTC)
 
 
 async def read_shelf(kafka: KafkaSettings, scope: str) -> Shelf:
@@ -92,10 +109,17 @@ async def put_beside(kafka: KafkaSettings, policy: Policy, share: float) -> None
         await _send(client, kafka, policy.scope + CANDIDATE, replace(policy, canary_share=share))
 
 
-async def end_candidate(kafka: KafkaSettings, scope: str) -> None:
-    """All tickets are the policy in force's again."""
+async def end_candidate(kafka: KafkaSettings, policy: Policy) -> None:
+    """All tickets are the policy in force's again; the candidate is kept with its evidence."""
+    await keep(kafka, policy)
     async with producer(kafka) as client:
-        await _send(client, kafka, scope + CANDIDATE, None)
+        await _send(client, kafka, policy.scope + CANDIDATE, None)
+
+
+async def keep(kafka: KafkaSettings, policy: Policy) -> None:
+    """Keep a policy under its version, with the evidence that it has now."""
+    async with producer(kafka) as client:
+        await _send(client, kafka, f"{policy.scope}{VERSION}{policy.version}", policy)
 
 
 async def _send(client: AIOKafkaProducer, kafka: KafkaSettings, key: str, policy: Policy | None) -> None:
@@ -111,7 +135,8 @@ async def publish_policy(kafka: KafkaSettings, start: Policy, policy: Policy, sh
     if policy.scope != start.scope:
         raise PolicyError(f"it is of the scope {policy.scope!r}, and the settings' policy of {start.scope!r}")
     made = replace(policy, canary_share=0.0, made_at=policy.made_at or utc_now())
-    made = replace(made, version=version_of(made))
+    evidence = Evidence(role=_role(share), at=utc_now(), by="headgate policy publish")
+    made = replace(made, version=version_of(made), evidence=evidence)
     if share is None:
         await put_in_force(kafka, made)
     else:
@@ -119,8 +144,14 @@ async def publish_policy(kafka: KafkaSettings, start: Policy, policy: Policy, sh
     return made
 
 
-async def promote(kafka: KafkaSettings, start: Policy, version: str, share: float | None) -> Policy:
-    """Give a known policy a share of the tickets, or all of them.
+def _role(share: float | None) -> Role:
+    return "in_force" if share is None else "candidate"
+
+
+async def promote(
+    kafka: KafkaSettings, start: Policy, version: str, share: float | None, known: Evidence | None = None
+) -> Policy:
+    """Give a known policy a share of the tickets, or all of them; `known` is what is known of it.
 
     Raises: PolicyError if there is no such policy.
     """
@@ -128,12 +159,15 @@ async def promote(kafka: KafkaSettings, start: Policy, version: str, share: floa
     policy = shelf.get(version) if version else shelf.candidate
     if policy is None:
         raise PolicyError("there is no candidate: name a version (headgate policy list)")
+    by = "headgate policy promote"
+    evidence = replace(known or Evidence(role="in_force", at=utc_now(), by=by), role=_role(share), at=utc_now(), by=by)
+    policy = replace(policy, evidence=evidence)
     if share is not None:
         await put_beside(kafka, policy, share)
         return policy
     await put_in_force(kafka, policy)
     if shelf.candidate and shelf.candidate.version == policy.version:
-        await end_candidate(kafka, start.scope)
+        await end_candidate(kafka, policy)
     return policy
 
 
@@ -143,31 +177,57 @@ async def rollback(kafka: KafkaSettings, start: Policy, version: str) -> Policy:
     Raises: PolicyError if there is nothing to go back to.
     """
     shelf = await read_shelf(kafka, start.scope)
+    evidence = Evidence(role="rolled_back", at=utc_now(), by="headgate policy rollback")
     if not version and shelf.candidate:
-        await end_candidate(kafka, start.scope)
+        await end_candidate(kafka, replace(shelf.candidate, evidence=evidence))
         return shelf.policies(start).active
-    earlier = sorted(
-        (p for p in shelf.versions.values() if shelf.active and p.version != shelf.active.version and p.made_at),
-        key=lambda p: p.made_at or utc_now(),
-    )
+    earlier = shelf.earlier()
     if not version and not earlier:
         raise PolicyError("there is no earlier policy on the topic")
     policy = shelf.get(version) if version else earlier[-1]
-    await put_in_force(kafka, policy)
+    await put_in_force(kafka, replace(policy, evidence=replace(evidence, role="in_force")))
+    if shelf.active and shelf.active.version != policy.version:
+        # So that the next rollback goes further back, and not to this one.
+        await keep(kafka, replace(shelf.active, evidence=evidence))
     return policy
 
 
-def show(policies: Policies, labels: Mapping[str, int], console: Console) -> None:
-    """What is in force: by category, what is certified, to what bound, until when, and what is missing."""
+def show(policies: Policies, labels: Mapping[str, int], console: Console, lost: Policy | None = None) -> None:
+    """What is in force: by category, what is certified, to what bound, until when, and what is missing. `lost` is the
+    policy that was rolled back last."""
     for role, policy in (("in force", policies.active), ("candidate", policies.candidate)):
         if policy is None:
             continue
         share = f", {policy.canary_share:.0%} of the tickets" if role == "candidate" else ""
         made = f" of {policy.made_at:%Y-%m-%d %H:%M} UTC" if policy.made_at else ""
         console.print(f"{role}: policy {policy.version}{made}{share}", highlight=False)
-        for line in policy.because:
+        for line in (*policy.because, *said(policy.evidence)):
             console.print(f"  {line}", highlight=False, markup=False)
         console.print(table_of(policy, labels))
+    if lost:
+        console.print(f"no longer: policy {lost.version}", highlight=False)
+        for line in said(lost.evidence):
+            console.print(f"  {line}", highlight=False, markup=False)
+
+
+def said(evidence: Evidence | None) -> list[str]:
+    """What a policy got its place on, in lines."""
+    if evidence is None:
+        return []
+    role = evidence.role.replace("_", " ")
+    lines = [f"{role} since {evidence.at:%Y-%m-%d %H:%M} UTC by {evidence.by}", *evidence.because]
+    if evidence.labels:
+        wealth = max(evidence.drift_wealth.values(), default=0.0)
+        lines.append(f"on {evidence.labels} labels; evidence against its certificates {wealth:.2g} of 20")
+    if evidence.tickets:
+        lines.append(compared(evidence))
+    return lines
+
+
+def compared(seen: Evidence | Comparison) -> str:
+    """A candidate's tickets beside those of the policy in force, in a line."""
+    latency, cost = ("unknown" if r is None else f"{r:.2f} times" for r in (seen.latency_ratio, seen.cost_ratio))
+    return f"{seen.tickets} tickets beside {seen.control} of the policy in force: p95 {latency}, cost {cost}"
 
 
 def table_of(policy: Policy, labels: Mapping[str, int]) -> Table:
@@ -201,7 +261,7 @@ def differences(before: Policy, after: Policy) -> list[str]:
     for name in sorted({*before.categories, *after.categories}):
         lines += _changes(name, before.of(name), after.of(name))
     lines += _changes("any other", before.default, after.default)
-    skip = {"categories", "default", "version", "made_at", "because", "canary_share"}
+    skip = {"categories", "default", "version", "made_at", "because", "canary_share", "evidence"}
     for name in (f for f in Policy.__struct_fields__ if f not in skip):
         one, other = getattr(before, name), getattr(after, name)
         if one != other:

@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import datetime
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from msgspec import Struct
@@ -63,8 +64,10 @@ class Reader:
 
 
 @asynccontextmanager
-async def reader(settings: KafkaSettings, topics: Sequence[Topic], from_start: bool = True) -> AsyncIterator[Reader]:
-    """A reader over all partitions of some topics, from their start or from their end.
+async def reader(
+    settings: KafkaSettings, topics: Sequence[Topic], from_start: bool = True, since: datetime | None = None
+) -> AsyncIterator[Reader]:
+    """A reader over all partitions of some topics: from their start, from what was written since, or from their end.
 
     Raises: TopicsError if the broker can't be reached or a topic is not there.
     """
@@ -80,12 +83,24 @@ async def reader(settings: KafkaSettings, topics: Sequence[Topic], from_start: b
         await client.start()
         client.assign(partitions)
         await (client.seek_to_beginning(*partitions) if from_start else client.seek_to_end(*partitions))
+        if since is not None:
+            await _seek(client, partitions, since)
         for partition in partitions:
             # Looked up only when asked for: what is published after this block was entered must be read.
             await client.position(partition)
         yield Reader(client, named)
     finally:
         await client.stop()
+
+
+async def _seek(client: AIOKafkaConsumer, partitions: Sequence[TopicPartition], since: datetime) -> None:
+    found = await client.offsets_for_times(dict.fromkeys(partitions, int(since.timestamp() * 1000)))
+    for partition, first in found.items():
+        if first is None:
+            # Nothing was written since.
+            await client.seek_to_end(partition)
+        else:
+            client.seek(partition, first.offset)
 
 
 async def _partitions(settings: KafkaSettings, names: Iterable[str]) -> list[TopicPartition]:

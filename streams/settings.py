@@ -220,8 +220,20 @@ class CertifySettings(_Section):
     tier1_usd: float = Field(0.00002, ge=0)
     """What a draft costs; only its proportion to tier-2's price matters."""
     tier2_usd: float = Field(0.0011, gt=0)
+    max_latency_ratio: float = Field(1.5, gt=0)
+    """A candidate is rolled back if 95 % of its tickets take so many times as long as under the policy in force; inf
+    allows anything."""
+    max_cost_ratio: float = Field(1.5, gt=0)
+    """The same of the mean cost of a ticket."""
+    guard_delta: float = Field(0.05, gt=0, lt=1)
+    """Probability that a candidate within both ratios is rolled back all the same."""
+    guard_from: int = Field(100, ge=20)
+    """A candidate's tickets at the first comparison; the others are at 2, 4, 8, ..., 128 times so many."""
+    promote_after: int | None = Field(None, ge=1)
+    """A candidate is promoted by itself at the first comparison of so many tickets or more that finds no breach; not
+    set: never."""
     interval_s: float = Field(10.0, gt=0)
-    """Between two looks at the labels."""
+    """Between two looks at labels and events."""
 
 
 class ScoreboardSettings(_Section):

@@ -31,6 +31,12 @@ class Policies(NamedTuple):
             return self.candidate
         return self.active
 
+    def is_control(self, ticket_id: str) -> bool:
+        """Whether a ticket is compared with the candidate's: about as many as it has, by chance, of the others."""
+        return self.candidate is not None and (
+            self.candidate.canary_share <= _drawn(ticket_id) < 2 * self.candidate.canary_share
+        )
+
     def of_version(self, version: str) -> Policy:
         """The policy that judges a draft that was routed under `version`. One that is gone has lost its certificates,
         so the policy in force judges instead."""

@@ -8,11 +8,12 @@ from rich.console import Console
 
 from schemas.codec import encode
 from schemas.labels import Label
-from schemas.policy import CategoryPolicy, Certificate, Policy
+from schemas.policy import CategoryPolicy, Certificate, Evidence, Policy, Role
 from schemas.tickets import TicketId
 from streams.certify import shipped_under
 from streams.policies import PolicyTopic
 from streams.policy_records import PolicyError, Shelf, differences, show
+from workers.learning.review import version_of
 from workers.policies import Policies
 
 NOW = datetime(2026, 11, 25, tzinfo=UTC)
@@ -130,3 +131,33 @@ def test_what_a_candidate_shipped_is_no_evidence_against_the_policy_in_force() -
     assert [x.shipped for x in shipped_under(both.active, both, labels)] == [True, True, None]
     assert [x.shipped for x in shipped_under(both.candidate, both, labels)] == [None, None, True]
     assert shipped_under(both.active, Policies(both.active), labels) == labels
+
+
+def placed(version: str, role: Role, because: str = "") -> Policy:
+    evidence = Evidence(role=role, at=NOW, by="headgate certify", because=(because,), tickets=200, control=190)
+    return replace(policy(version), evidence=evidence)
+
+
+def test_what_was_never_in_force_or_was_rolled_back_is_nothing_to_go_back_to() -> None:
+    """Whoever takes back a policy doesn't want the candidate that failed last week."""
+    found = shelf()
+    for version, role in (("abc1", "candidate"), ("abc2", "rolled_back")):
+        found.add(f"default@{version}", encode(placed(version, role)))  # type: ignore[arg-type]
+    found.add("default@e1", encode(policy("e1")))
+    assert [p.version for p in found.earlier()] == ["e1"]
+
+
+def test_what_a_policy_has_its_place_on_is_shown() -> None:
+    """And why the last one lost it."""
+    console = Console(record=True, width=200)
+    show(Policies(placed("v1", "in_force")), {}, console, placed("v2", "rolled_back", "its p95 is high"))
+    shown = console.export_text()
+    assert "in force since 2026-11-25 00:00 UTC by headgate certify" in shown
+    assert "200 tickets beside 190 of the policy in force: p95 unknown, cost unknown" in shown
+    assert "no longer: policy v2" in shown
+    assert "its p95 is high" in shown
+
+
+def test_a_policys_place_is_no_part_of_its_version() -> None:
+    """So that it keeps its name when it is promoted."""
+    assert version_of(placed("v1", "candidate")) == version_of(policy("v1")) != version_of(policy("v1", billing=SURE))

@@ -45,6 +45,11 @@ class Review(Struct, frozen=True):
     labels: Mapping[str, int]
     """How many labels count towards each category's next look."""
 
+    @property
+    def is_alarm(self) -> bool:
+        """Whether a certificate fell."""
+        return any(test.is_alarm for test in self.drift.values())
+
 
 def review(labels: Iterable[Label], policy: Policy, goal: Goal, now: datetime) -> Review:
     """Withdraw what the audits contradict, then certify what they prove."""
@@ -75,8 +80,8 @@ def review(labels: Iterable[Label], policy: Policy, goal: Goal, now: datetime) -
 
 
 def version_of(policy: Policy) -> str:
-    """A name that says what is in it: the same policy has the same."""
-    return sha256(msgspec.json.encode(replace(policy, version=""))).hexdigest()[:12]
+    """A name that says what is in it: the same policy has the same, whatever place it has."""
+    return sha256(msgspec.json.encode(replace(policy, version="", evidence=None))).hexdigest()[:12]
 
 
 def by_category(labels: Iterable[Label]) -> dict[str, list[Label]]:
