@@ -67,10 +67,12 @@ def measured() -> Drafts:
     decided = decisions(examples, classifier)
     answered = _cached(examples, [d.passages for d in decided], classifier.version)
     drafts = [as_draft(e, d, a.outcome) for e, d, a in zip(examples, decided, answered, strict=True)]
-    gated = np.array([bool(failed_gates(draft)) for draft in drafts])
-    scorer = load_scorer(FERNWAY / "checker" / "scorer.json")
+    passages = load_knowledge(FERNWAY / "knowledge.toml")
+    promised = "\n".join(passage.text for passage in passages)
+    gated = np.array([bool(failed_gates(draft, promised)) for draft in drafts])
+    scorer = load_scorer(FERNWAY / "checker" / "scorer.onnx")
     policy = load_policy(FERNWAY / "policy.json")
-    checker = Checker(classifier, scorer, load_knowledge(FERNWAY / "knowledge.toml"), lambda _: policy, 0.0)
+    checker = Checker(classifier, scorer, passages, lambda _: policy, 0.0)
     scored = np.array(checker.scores(drafts))
     return Drafts(
         good=np.array([a.outcome.acceptable for a in answered]),

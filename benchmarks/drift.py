@@ -14,7 +14,9 @@ import argparse
 import asyncio
 import csv
 import gzip
+import itertools
 import json
+import math
 import random
 import re
 from collections.abc import Sequence
@@ -30,7 +32,6 @@ from streams.policies import load_policy
 from workers.checker.checker import Checker
 from workers.checker.scorer import load_scorer
 from workers.knowledge import Passage
-from workers.learning import scorer
 from workers.learning.company import Company, Example, as_ticket, load_company
 from workers.learning.drift import (
     ODDS,
@@ -198,6 +199,22 @@ def watch(calm: Drafts, window: Drafts, labelled: Drafts, pair: Pair, goal: Goal
     return Watched(False, test.is_alarm, last, test.tickets - audits_calm, warned, shipped, bad, audits_calm, cost_usd)
 
 
+def plug_in_pair(labelled: Drafts, goal: Goal) -> Pair:
+    """The cheapest thresholds with at most a share alpha of bad answers on the labels themselves: no promise."""
+    best = (math.inf, 1.0, 1.0)
+    for p_ok, score in itertools.product(_candidates(labelled.p_ok, 25), _candidates(labelled.score, 200)):
+        pair = Pair(p_ok, score)
+        shipped = labelled.shipped(pair)
+        if (shipped & labelled.bad).sum() <= ALPHA * shipped.sum():
+            # Of equally cheap pairs the stricter one.
+            best = min(best, (labelled.cost_usd(pair, goal), -score, -p_ok))
+    return Pair(-best[2], -best[1]) if best[0] < math.inf else Pair(1.0, 1.0)
+
+
+def _candidates(values: Floats, count: int) -> list[float]:
+    return sorted({round(float(v), 3) for v in np.quantile(values, np.linspace(0, 1, count))})
+
+
 def compare(
     name: str, before: Drafts, after: Drafts, foreign_rows: int, audits: float, runs: int
 ) -> dict[str, float | int | None]:
@@ -220,8 +237,7 @@ def compare(
         rng = np.random.default_rng(seed)
         labelled = before.take(rng.integers(0, len(before.bad), LABELS))
         window = after.take(rng.choice(len(after.bad), WINDOW, p=chance))
-        loose = scorer.solve(labelled.p_ok, labelled.score, ~labelled.bad, ALPHA, goal.tier1_usd, goal.tier2_usd)
-        plug_in = Pair(loose.p_ok_threshold, loose.score_threshold)
+        plug_in = plug_in_pair(labelled, goal)
         plug_in_before.append(before.bad_share(plug_in))
         plug_in_after.append(window.bad_share(plug_in))
         rows = [Row("all", p, s, not b) for p, s, b in zip(*(c.tolist() for c in labelled), strict=True)]
@@ -342,7 +358,7 @@ class House:
         texts = {p.id: p.text for p in passages}
         made = await outcomes(examples, [d.passages for d in decided], texts, engine, "Fernway", MAX_TOKENS)
         checker = Checker(
-            self.classifier, load_scorer(FERNWAY / "checker" / "scorer.json"), passages, lambda _: self.policy, 0.0
+            self.classifier, load_scorer(FERNWAY / "checker" / "scorer.onnx"), passages, lambda _: self.policy, 0.0
         )
         verdicts = checker.check([as_draft(e, d, o) for e, d, o in zip(examples, decided, made, strict=True)])
         found = Drafts(

@@ -65,7 +65,7 @@ async def main() -> None:
     policy = load_policy(FERNWAY / "policy.json")
     checker = Checker(
         classifier,
-        load_scorer(FERNWAY / "checker" / "scorer.json"),
+        load_scorer(FERNWAY / "checker" / "scorer.onnx"),
         load_knowledge(FERNWAY / "knowledge.toml"),
         lambda _: policy,
         0.0,

@@ -193,7 +193,7 @@ class JudgeSettings(FrontierSettings):
 class CheckerSettings(_Section):
     """The gates and the scorer."""
 
-    scorer: Path = Path("checker/scorer.json")
+    scorer: Path = Path("checker/scorer.onnx")
     batch_size: int = Field(32, ge=1)
     usd_per_hour: float = Field(0.04, ge=0)
 
@@ -213,6 +213,9 @@ class CertifySettings(_Section):
     """Share of the tickets whose tier-1 draft is judged, in categories that ship."""
     shadow_audit_share: float = Field(0.2, ge=0, le=1)
     """The same in the shadow, where labels are what is missing."""
+    warning_audit_share: float = Field(0.25, ge=0, le=1)
+    """The same while an early warning is on: the checker refuses drafts more or less often than the certificate's
+    labels say."""
     judge_miss: float = Field(0.0, ge=0, lt=1)
     """Upper bound on the share of bad answers that the judge accepts: `headgate audit status` has it. 0 trusts it."""
     judge_delta: float = Field(0.0, ge=0, lt=1)

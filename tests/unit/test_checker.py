@@ -1,8 +1,7 @@
 """The checker: gates for all, a score for tier-1 drafts that pass them, a verdict for each in its place."""
 
-from typing import Any
+from pathlib import Path
 
-import msgspec
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -13,7 +12,7 @@ from tests.fakes import FakeClassifier
 from tests.records import a_decision, a_draft, a_routed
 from workers.checker.checker import Checker, judge
 from workers.checker.features import NAMES
-from workers.checker.scorer import Scorer, load_scorer
+from workers.checker.scorer import load_scorer
 from workers.knowledge import Passage
 
 POLICY = Policy(
@@ -98,26 +97,25 @@ def test_tier2_has_no_threshold() -> None:
     assert verdict.threshold is None
 
 
-def scorer(**fields: Any) -> Scorer:
-    count = len(NAMES)
-    values: dict[str, Any] = {"version": "1", "features": NAMES, "mean": (0.0,) * count, "scale": (1.0,) * count}
-    return Scorer(**values | {"coefficients": (0.0,) * count, "intercept": 0.0} | fields)
+def test_the_shipped_scorer_loads_and_gives_probabilities() -> None:
+    """One a row, in the rows' order, and the same for the same draft in any company."""
+    scorer = load_scorer(Path("examples/fernway/checker/scorer.onnx"))
+    rows = np.random.default_rng(0).normal(size=(5, len(NAMES))).astype(np.float32)
+    together = scorer.score(rows)
+    assert together.shape == (5,)
+    assert ((together >= 0) & (together <= 1)).all()
+    assert [float(scorer.score(row[None])[0]) for row in rows] == together.tolist()
+    assert scorer.version
 
 
-def test_a_scorer_is_a_logistic_model() -> None:
-    """Half where nothing speaks for either side, never outside 0 to 1, even far out."""
-    assert scorer().score(np.zeros((2, len(NAMES)), np.float32)).tolist() == [0.5, 0.5]
-    steep = scorer(coefficients=(1000.0,) * len(NAMES))
-    with np.errstate(over="ignore"):
-        assert steep.score(np.array([[9.0] * len(NAMES), [-9.0] * len(NAMES)], np.float32)).tolist() == [1.0, 0.0]
-
-
-def test_a_scorer_of_other_features_is_refused(tmp_path: Any) -> None:
-    """Its coefficients would be multiplied with other numbers than they were fitted on."""
-    path = tmp_path / "scorer.json"
-    path.write_bytes(msgspec.json.encode(scorer(features=("other",))))
-    with pytest.raises(ValueError, match="other features"):
+def test_what_is_no_scorer_is_refused_by_name(tmp_path: Path) -> None:
+    """At start, before any draft; so is a graph that was fitted on other features: its trees would split on others."""
+    path = tmp_path / "scorer.onnx"
+    with pytest.raises(ValueError, match=r"scorer\.onnx.*No such file"):
         load_scorer(path)
     path.write_bytes(b"{}")
-    with pytest.raises(ValueError, match=r"scorer\.json"):
+    with pytest.raises(ValueError, match=r"scorer\.onnx: no ONNX graph"):
         load_scorer(path)
+    other = Path("examples/fernway/router/model.onnx")
+    with pytest.raises(ValueError, match="other features"):
+        load_scorer(other)

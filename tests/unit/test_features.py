@@ -70,6 +70,21 @@ def test_the_tickets_own_facts_are_expected_in_the_answer() -> None:
     assert named(asked("it arrives soon"))["context_numbers_used"] == 1.0
 
 
+def test_what_an_answer_leaves_unsaid_shows() -> None:
+    """Numbers, words and phrases of its passage that are missing, and its length against it."""
+    whole, half = named(asked("delivery takes 2 business days")), named(asked("delivery takes days"))
+    assert whole["passage_numbers_stated"] == whole["passage_words_stated"] == whole["passage_phrases_stated"] == 1
+    assert (half["passage_numbers_stated"], half["passage_words_stated"]) == (0, pytest.approx(3 / 5))
+    assert half["passage_phrases_stated"] == pytest.approx(1 / 4)
+    assert half["length_against_passage"] < whole["length_against_passage"] == 0
+
+
+def test_words_out_of_thin_air_are_counted() -> None:
+    """Grounded are those of the passage, the ticket and its facts."""
+    assert named(asked("delivery takes 2 business days"))["grounded_words"] == 1
+    assert named(asked("delivery takes 2 business days by pigeon"))["grounded_words"] == pytest.approx(5 / 7)
+
+
 def test_a_draft_without_log_probabilities_has_features_too() -> None:
     """Some engines give none."""
     draft = a_draft(logprobs=None)

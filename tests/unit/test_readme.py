@@ -24,7 +24,7 @@ from streams.runtime.headers import dead_letter_headers
 from streams.runtime.stage import DeadLetter, Origin
 from streams.settings import CONFIG, PREFIX, Settings
 from workers.learning.company import load_company
-from workers.learning.steps import ALPHA, STEPS
+from workers.learning.steps import GOAL, STEPS
 from workers.retry import RetryLimits
 
 ROOT = Path(__file__).parents[2]
@@ -142,7 +142,8 @@ def test_the_bounds_that_are_named_are_the_codes() -> None:
     """Retries and the share of bad answers that the thresholds aim for."""
     limits = RetryLimits()
     assert f"up to {limits.attempts} times within {limits.age_s:.0f} seconds" in PROSE
-    assert f"at most {ALPHA:.0%} of the drafts".replace("%", " %") in PROSE
+    promise = f"at most {GOAL.alpha:.0%} bad answers, at {1 - GOAL.delta:.0%} confidence".replace("%", " %")
+    assert promise in PROSE
 
 
 def test_the_example_company_is_as_large_as_it_says() -> None:

@@ -55,7 +55,7 @@ def test_a_file_named_by_the_environment_is_read(folder: Path, monkeypatch: pyte
     assert loaded.tier2.prices == folder / "elsewhere" / "prices.toml"
     assert loaded.tier2.targets[0].api_key_file == folder / "elsewhere" / "key"
     assert loaded.router.model == Path("/abs/m")
-    assert loaded.checker.scorer == folder / "elsewhere" / "checker" / "scorer.json"
+    assert loaded.checker.scorer == folder / "elsewhere" / "checker" / "scorer.onnx"
 
 
 def test_a_named_file_that_is_missing_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,11 +31,12 @@ class Checker:
         self.policy_of = policy_of
         self.usd_per_hour = usd_per_hour
         self.knowledge = EmbeddedKnowledge.of(passages, classifier)
+        self._policy_texts = "\n".join(passage.text for passage in passages)
 
     def check(self, drafts: Sequence[Draft]) -> list[Verdict]:
         """One verdict a draft, in the same order. Blocks on the CPU: call it in a thread."""
         started = time.perf_counter()
-        gates = [failed_gates(draft) for draft in drafts]
+        gates = [failed_gates(draft, self._policy_texts) for draft in drafts]
         to_score = [i for i, draft in enumerate(drafts) if draft.tier == "tier1" and not gates[i]]
         scores = dict(zip(to_score, self.scores([drafts[i] for i in to_score]), strict=True))
         cost_usd = (time.perf_counter() - started) * self.usd_per_hour / 3600 / max(1, len(drafts))

@@ -5,14 +5,16 @@ fluent answers to another question. So ticket and answer are compared through
 the company's knowledge, twice: by the router's learned head, and by plain
 similarity of embeddings, which errs elsewhere. The passage that the answer comes
 from should be the one that the ticket asks about, and the answer's numbers
-should stand there or in the ticket's own facts.
+should stand there or in the ticket's own facts. What is left of that passage unsaid
+tells an incomplete answer.
 """
 
+import itertools
 import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,6 +42,11 @@ NAMES = (
     "same_category",
     "ungrounded_numbers",
     "context_numbers_used",
+    "passage_numbers_stated",
+    "passage_words_stated",
+    "passage_phrases_stated",
+    "grounded_words",
+    "length_against_passage",
 )
 """The features, in the order of the vector."""
 
@@ -62,6 +69,9 @@ LEAST = 1e-4
 """Probabilities below it are all the same: never."""
 
 _NUMBER = re.compile(r"\d+(?:[.,:]\d+)*")
+_WORD = re.compile(r"[^\W_]+")
+
+T = TypeVar("T")
 
 
 def features(draft: Draft, ticket: Scores, answer: Scores, knowledge: EmbeddedKnowledge) -> NDArray[np.float32]:
@@ -75,8 +85,11 @@ def features(draft: Draft, ticket: Scores, answer: Scores, knowledge: EmbeddedKn
     source = int(to_answer.argmax())
     of_source = float(ticket.passage_probs[int(answer.passage_probs.argmax())])
     context_numbers = _numbers(" ".join(asked.context))
-    grounded = _numbers(" ".join((asked.subject, asked.body, knowledge.passages[source].text))) | context_numbers
-    stated = _numbers(draft.text)
+    passage = knowledge.passages[source].text
+    grounded = _numbers(" ".join((asked.subject, asked.body, passage))) | context_numbers
+    stated, said = _numbers(draft.text), _words(draft.text)
+    given = _words(passage)
+    known = {*given, *_words(" ".join((asked.body, *asked.context)))}
     return np.array(
         [
             decision.p_ok,
@@ -97,7 +110,12 @@ def features(draft: Draft, ticket: Scores, answer: Scores, knowledge: EmbeddedKn
             math.log1p(int((to_ticket > to_ticket[source]).sum())),
             float(answer.category == decision.category),
             float(len(stated - grounded)),
-            len(stated & context_numbers) / len(context_numbers) if context_numbers else 1.0,
+            _share(context_numbers, stated),
+            _share(_numbers(passage), stated),
+            _share(set(given), set(said)),
+            _share(_pairs(given), _pairs(said)),
+            _share(set(said), known),
+            math.log1p(len(said)) - math.log1p(len(given)),
         ],
         dtype=np.float32,
     )
@@ -105,6 +123,19 @@ def features(draft: Draft, ticket: Scores, answer: Scores, knowledge: EmbeddedKn
 
 def _log(probability: float) -> float:
     return math.log(max(probability, LEAST))
+
+
+def _share(of: set[T], within: set[T]) -> float:
+    """All of nothing is all."""
+    return len(of & within) / len(of) if of else 1.0
+
+
+def _words(text: str) -> list[str]:
+    return _WORD.findall(text.lower())
+
+
+def _pairs(words: Sequence[str]) -> set[tuple[str, str]]:
+    return set(itertools.pairwise(words))
 
 
 def _numbers(text: str) -> set[str]:

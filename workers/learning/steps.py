@@ -13,6 +13,7 @@ import os
 import shutil
 import tomllib
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from schemas.policy import Policy
 from schemas.tickets import Decision, RouteReason
 from workers.checker.features import EmbeddedKnowledge, features
 from workers.checker.gates import failed_gates
+from workers.checker.scorer import Scorer
 from workers.learning import adapter, base_model, classes, heads, labelling, parity, phrases, router, scorer
 from workers.learning.classes import Subjects
 from workers.learning.company import Company, Example, as_ticket, load_company
@@ -32,20 +34,19 @@ from workers.learning.labelling import Outcome
 from workers.learning.labels import LabelledOutcome, write_outcomes
 from workers.learning.phrases import Phrases
 from workers.learning.reading import Reading, read
+from workers.learning.review import version_of
 from workers.learning.routing_metrics import auroc
 from workers.learning.serving import served_engine
 from workers.learning.splits import distillation_set, label_set
+from workers.learning.thresholds import Goal, Row, solve
 from workers.router.classifier import Classifier, Scores, ticket_text
 
 STEPS = ("adapter", "labels", "router", "checker")
 
 MAX_TOKENS = 120
 
-ALPHA = 0.05
-"""Share of bad answers among those shipped from tier-1 that the thresholds may have on the labels: a choice."""
-
-TIER1_USD, TIER2_USD = 0.00002, 0.0011
-"""What an answer costs on either tier, roughly, as `make demo` measures it: thresholds weigh one against the other."""
+GOAL = Goal()
+"""What is asked of the example's thresholds: the settings' defaults."""
 
 
 async def learn(step: str, folder: Path, work: Path) -> None:
@@ -202,18 +203,39 @@ class School:
         """Fit the scorer on drafts for tickets that neither tier-1 nor the router has seen; solve the thresholds."""
         classifier = Classifier(self.folder / "router" / "model.onnx")
         drafts = self.drafts(classifier)
-        passed = [(d, ok) for d, ok in drafts if not failed_gates(d)]
+        passed = [(d, ok) for d, ok in drafts if not failed_gates(d, "\n".join(self.texts.values()))]
         rows = self.rows(classifier, passed)
-        fitted, scores = scorer.fit(rows), scorer.cross_fitted(rows)
+        fitted, scores = Scorer(graph := scorer.fit(rows)), scorer.cross_fitted(rows)
+        score_of = {d.routed.ticket.ticket_id: float(s) for (d, _), s in zip(passed, scores, strict=True)}
         target = self.folder / "checker"
         target.mkdir(exist_ok=True)
-        (target / "scorer.json").write_bytes(msgspec.json.format(msgspec.json.encode(fitted), indent=1) + b"\n")
-        p_ok = np.array([row.p_ok for row in rows])
+        (target / "scorer.onnx").write_bytes(graph)
         good = np.array([row.acceptable for row in rows])
-        default = scorer.solve(p_ok, scores, good, ALPHA, TIER1_USD, TIER2_USD)
-        policy = Policy(scope="default", version=fitted.version, default=default)
+        print(f"scorer AUROC {auroc(scores, good):.3f} (cross-fitted, {len(rows)} drafts)")
+        labelled = [
+            Row(d.routed.decision.category, d.routed.decision.p_ok, score_of.get(d.routed.ticket.ticket_id, 0.0), ok)
+            for d, ok in drafts
+        ]
+        policy = self.policy(labelled, classifier.version, fitted.version)
         (self.folder / "policy.json").write_bytes(msgspec.json.format(msgspec.json.encode(policy), indent=1) + b"\n")
-        print(f"scorer AUROC {auroc(scores, good):.3f} (cross-fitted, {len(rows)} drafts)\n{default}")
+
+    def policy(self, labelled: list[Row], router_model: str, scorer_version: str) -> Policy:
+        """The policy that the labels prove."""
+        now = datetime.now(UTC)
+        solved = solve(labelled, GOAL, now)
+        for name, category in solved.categories.items():
+            print(name, category.state, category.certificate or category.labels_missing)
+        made = Policy(
+            scope="default",
+            version="",
+            default=solved.unseen,
+            categories=dict(solved.categories),
+            router_model=router_model,
+            scorer=scorer_version,
+            made_at=now,
+            because=(f"solved on {len(labelled)} labelled tickets of the example company",),
+        )
+        return msgspec.structs.replace(made, version=version_of(made))
 
     def rows(self, classifier: Classifier, drafts: list[tuple[Draft, bool]]) -> list[scorer.LabelledDraft]:
         """Drafts as the scorer sees them; training tickets as a graph reads them that has not seen them."""
