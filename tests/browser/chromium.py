@@ -39,7 +39,6 @@ def look(chrome: Chrome, width: int, height: int, scheme: str = "light") -> None
     chrome.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
 
 
-def screenshot(chrome: Chrome, path: Path, whole: bool = True) -> None:
-    """A PNG of the page, or of what its first screen shows."""
-    shot = chrome.execute_cdp_cmd("Page.captureScreenshot", {"captureBeyondViewport": whole})
-    path.write_bytes(base64.b64decode(shot["data"]))
+def screenshot(chrome: Chrome, path: Path) -> None:
+    """A PNG of what the screen shows."""
+    path.write_bytes(base64.b64decode(chrome.execute_cdp_cmd("Page.captureScreenshot", {})["data"]))

@@ -5,11 +5,13 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
+from msgspec import Struct
+
 from schemas.events import Event
 from schemas.labels import Label
 from schemas.tickets import TicketId
 from streams.scoreboard.quality import Judged, judged
-from streams.scoreboard.summary import Summary, summary
+from streams.scoreboard.summary import SPANS_S, Summary, summary
 from streams.scoreboard.tally import count
 from streams.scoreboard.views import (
     AuditsView,
@@ -171,3 +173,15 @@ def backlog() -> BacklogView:
 def audits() -> AuditsView:
     """Some wait for a person."""
     return AuditsView(waiting=17, oldest_s=5_400, labels={"judge": 1240, "person": 61, "rubric": 0})
+
+
+def everything(now: datetime) -> dict[str, Struct | int]:
+    """What each endpoint says of it, by path and query."""
+    counted, judgements = events(now), labels(now)
+    return {
+        **{f"/api/summary?span={span}": board(counted, judgements, span, now) for span in SPANS_S},
+        "/api/policy": policy(now),
+        "/api/spend": spend(),
+        "/api/backlog": backlog(),
+        "/api/audits": audits(),
+    }

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -31,7 +31,6 @@ from tests.browser.serving import served
 
 NOW = datetime.now(UTC)
 EVENTS = company.events(NOW)
-LABELS = company.labels(NOW)
 PHONE, DESK = (360, 780), (1280, 900)
 HOSTILE = '<img src=x onerror="document.title=1">/../?%00&amp;'
 ENDPOINTS = {
@@ -53,19 +52,6 @@ ROWS = {
 SHOWN = """
 return [...document.querySelectorAll(arguments[0])].map(e => e.checkVisibility() ? e.innerText : "");
 """
-Said = dict[str, Struct | int]
-
-
-def everything() -> Said:
-    """What the endpoints say of the invented hour."""
-    spans = ("5m", "1h", "24h")
-    return {
-        **{f"/api/summary?span={span}": company.board(EVENTS, LABELS, span, NOW) for span in spans},
-        "/api/policy": company.policy(NOW),
-        "/api/spend": company.spend(),
-        "/api/backlog": company.backlog(),
-        "/api/audits": company.audits(),
-    }
 
 
 @dataclass
@@ -74,7 +60,7 @@ class Console:
 
     chrome: Chrome
     url: str
-    said: Said = field(default_factory=everything)
+    said: dict[str, Struct | int]
 
     def open(self, *filled: str, size: tuple[int, int] = DESK, scheme: str = "light") -> None:
         """Load the page and wait until these endpoints' rows are there."""
@@ -109,7 +95,7 @@ class Console:
 
 @pytest.fixture
 def console(chrome: Chrome) -> Iterator[Console]:
-    said = everything()
+    said = company.everything(NOW)
     with served(said) as url:
         yield Console(chrome, url, said)
         # Nothing of this page asks an address that is closed.
@@ -147,7 +133,7 @@ def test_the_first_screen_says_safe_cheap_and_flowing(console: Console, size: tu
     concerns = console.text("#concerns")
     assert "equipment: the certificate was withdrawn" in concerns
     assert "mobile: the drift test is more than half way" in concerns
-    assert "fernway-business's limit of the day is 86.0 % spent" in concerns
+    assert "fernway-business: a limit is more than 80 % spent" in concerns
     bottom = console.chrome.execute_script("return document.getElementById('flowing').getBoundingClientRect().bottom")
     assert bottom < size[1]
 
@@ -294,6 +280,18 @@ def test_empty_sections_say_what_to_do(console: Console) -> None:
     console.until(lambda: "tier2.spend.day_usd" in console.text("#spend-empty"))
     console.until(lambda: "headgate run" in console.text("#backlog-empty"))
     assert console.text("#concerns") == ""
+
+
+def test_many_tenants_do_not_fill_the_page(console: Console) -> None:
+    """Those who spent most of their limit are shown, the others counted; so it is with what needs attention."""
+    tenant = company.spend().limits[2]
+    limits = tuple(replace(tenant, tenant=f"tenant-{n}", spent_usd=1.9) for n in range(1000))
+    console.said["/api/spend"] = SpendView(limits=(*company.spend().limits[:2], *limits))
+    console.open("spend")
+    assert len(console.rows("#limits tr")) == 11
+    assert "991 more limits of tenants" in console.text("#spend-note")
+    concern = "tenant-0, tenant-1, tenant-2 and 997 more: a limit is more than 80 % spent."
+    console.until(lambda: concern in console.text("#concerns"))
 
 
 def test_alarms_are_told_from_warnings(console: Console) -> None:
