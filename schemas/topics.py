@@ -127,8 +127,11 @@ SCOREBOARD_JOURNEYS = Topic(
 SCOREBOARD_LABELS = Topic(
     "scoreboard-labels", None, "partition and draft", "scoreboard", "scoreboard", cleanup="compact"
 )
+SCOREBOARD_AUDITS = Topic(
+    "scoreboard-audits", None, "partition and ticket", "scoreboard", "scoreboard", cleanup="compact"
+)
 
-CHANGELOGS: tuple[Topic, ...] = (SCOREBOARD_CELLS, SCOREBOARD_JOURNEYS, SCOREBOARD_LABELS)
+CHANGELOGS: tuple[Topic, ...] = (SCOREBOARD_CELLS, SCOREBOARD_JOURNEYS, SCOREBOARD_LABELS, SCOREBOARD_AUDITS)
 """A stage's own memory: what is in them is nobody else's business, and may change with any version."""
 
 

@@ -9,7 +9,7 @@ started again it finds its tables as the changelogs have them, and nothing of an
 """
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, ClassVar, cast
 
 import faust
@@ -20,9 +20,18 @@ from faust.types import TP
 from msgspec import Struct
 
 from schemas.codec import decode, encode
-from schemas.topics import EVENTS, LABELS, SCOREBOARD_CELLS, SCOREBOARD_JOURNEYS, SCOREBOARD_LABELS, Topic
+from schemas.topics import (
+    AUDITS,
+    EVENTS,
+    LABELS,
+    SCOREBOARD_AUDITS,
+    SCOREBOARD_CELLS,
+    SCOREBOARD_JOURNEYS,
+    SCOREBOARD_LABELS,
+    Topic,
+)
 from streams.runtime.clock import utc_now
-from streams.scoreboard.board import Board, Counted, DraftOf, Tables, TicketOf, Window
+from streams.scoreboard.board import INPUTS, AuditOf, Board, Counted, DraftOf, Tables, TicketOf, Waiting, Window
 from streams.scoreboard.journeys import Journey
 from streams.scoreboard.quality import Judged
 from streams.settings import KafkaSettings, ScoreboardSettings
@@ -115,31 +124,32 @@ class Scoreboard(faust.App):
             stream_wait_empty=False,
         )
         self._prefix = kafka.topic_prefix
+        self._partitions = partitions
         self._wanted = {TP(topic, number) for topic, count in partitions.items() for number in range(count)}
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Done with what ends the process."""
         self.is_loaded = False
         self.transport = _Transport([self.conf.broker[0]], self)
         self.sensors.add(_SendErrors(self.failed))
-        events, labels = kafka.topic_prefix + EVENTS.name, kafka.topic_prefix + LABELS.name
         self.board = Board(
             Tables(
-                self._table(SCOREBOARD_CELLS, Window, Counted, partitions[events]),
-                self._table(SCOREBOARD_JOURNEYS, TicketOf, Journey, partitions[events]),
-                self._table(SCOREBOARD_LABELS, DraftOf, Judged, partitions[labels]),
+                self._table(SCOREBOARD_CELLS, EVENTS, Window, Counted),
+                self._table(SCOREBOARD_JOURNEYS, EVENTS, TicketOf, Journey),
+                self._table(SCOREBOARD_LABELS, LABELS, DraftOf, Judged),
+                self._table(SCOREBOARD_AUDITS, AUDITS, AuditOf, Waiting),
             ),
             config.tickets,
             config.labels,
         )
-        self.agent(self._raw(events))(self._count_events)
-        self.agent(self._raw(labels))(self._take_labels)
+        for topic in INPUTS:
+            channel = self.topic(self._prefix + topic, key_serializer="raw", value_serializer="raw", allow_empty=True)
+            self.agent(channel, name=topic)(self._taking(topic))
         self.on_partitions_revoked.connect(self._moved)
 
-    def _raw(self, topic: str) -> Any:
-        return self.topic(topic, key_serializer="raw", value_serializer="raw", allow_empty=True)
-
-    def _table(self, topic: Topic, key: type[Struct], value: type[Struct], partitions: int) -> Any:
+    def _table(self, topic: Topic, source: Topic, key: type[Struct], value: type[Struct]) -> Any:
+        """A table whose rows are in the changelog's partition of the source's record that changed them."""
         keys, values = _Codec(key), _Codec(value)
+        partitions = self._partitions[self._prefix + source.name]
         changelog = self.topic(
             self._prefix + topic.name,
             key_serializer=keys,
@@ -154,28 +164,28 @@ class Scoreboard(faust.App):
         vars(table).update(key_serializer=keys, value_serializer=values)
         return table
 
-    async def _count_events(self, stream: Any) -> None:
-        async for event in stream.events():
-            at = event.message
-            self.board.take_event(at.partition, at.offset, at.value, utc_now().timestamp())
+    def _taking(self, topic: str) -> Callable[[Any], Awaitable[None]]:
+        async def take(stream: Any) -> None:
+            async for event in stream.events():
+                at = event.message
+                try:
+                    self.board.take(topic, at.partition, at.offset, at.value, utc_now().timestamp())
+                except Exception as exc:
+                    # Faust would pass the record over and go on.
+                    _fail(self.failed, exc)
+                    raise
 
-    async def _take_labels(self, stream: Any) -> None:
-        async for event in stream.events():
-            at = event.message
-            self.board.take_label(at.partition, at.offset, at.value)
+        return take
 
     def places(self, assignment: Iterable[TP]) -> dict[TP, int]:
-        """Where to go on reading, now that the tables are filled from their changelogs."""
+        """Where to go on reading, once the tables are filled from their changelogs."""
+        if self.in_recovery:
+            return {}
         mine = set(assignment) & self._wanted
         self.board.restored()
-        log.info("scoreboard_loaded", partitions=len(mine), of=len(self._wanted))
         self.is_loaded = mine == self._wanted
-        return {
-            tp: self.board.next_event(tp.partition)
-            if tp.topic == self._prefix + EVENTS.name
-            else self.board.next_label(tp.partition)
-            for tp in mine
-        }
+        log.info("scoreboard_loaded", partitions=len(mine), of=len(self._wanted))
+        return {tp: self.board.next_offset(tp.topic.removeprefix(self._prefix), tp.partition) for tp in mine}
 
     async def _moved(self, *_: Any, **__: Any) -> None:
         if self.is_loaded and not self.should_stop:

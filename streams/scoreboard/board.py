@@ -1,4 +1,4 @@
-"""The scoreboard's tables, and what a record of the events or labels topic changes in them. No Kafka, no clock.
+"""The scoreboard's tables, and what a record of events, labels or audits changes in them. No Kafka, no clock.
 
 Each table is written to a changelog of its own, and a crash may cut each at another place: what was written before the
 cut is there. So a value holds the offset of the latest record that it counts, and a start reads the topic again from
@@ -23,6 +23,8 @@ from msgspec.structs import replace
 from schemas.codec import PoisonError, decode
 from schemas.events import Event
 from schemas.labels import Label
+from schemas.tickets import Moment
+from schemas.topics import AUDITS, BACKFILL, EVENTS, LABELS
 from streams.scoreboard.journeys import Journey, in_order, is_repeated, with_step
 from streams.scoreboard.quality import Judged, in_force, judged
 from streams.scoreboard.summary import SPANS_S
@@ -30,6 +32,9 @@ from streams.scoreboard.tally import WINDOW_S, Cell, CellKey, cell_of, key_of, m
 
 KEPT_S = max(SPANS_S.values()) + 2 * WINDOW_S
 """Windows that are older are removed: longer than the longest span that can be asked for."""
+
+INPUTS = (EVENTS.name, LABELS.name, *(AUDITS.name + twin for twin in ("", BACKFILL)))
+"""Topics without their prefix."""
 
 NOTED_EVERY = 1_000
 """Offsets: at least so often a partition's place is written down, for stretches in which nothing is counted."""
@@ -74,6 +79,34 @@ class DraftOf(Struct, frozen=True, array_like=True):
     tier: str
 
 
+class AuditOf(Struct, frozen=True, array_like=True):
+    """A ticket that was drawn for an audit. The slow lane's topic has partitions of its own."""
+
+    topic: str
+    partition: int
+    tenant: str
+    ticket_id: str
+
+
+class Waiting(Struct, frozen=True, kw_only=True):
+    """What is remembered of an audit; it waits until there is a label of tier-1's draft."""
+
+    offset: int
+    at: Moment
+
+
+class _Ticket(Struct):
+    ticket_id: str
+    tenant: str = "default"
+
+
+class _Audit(Struct):
+    """The part of an audit that is read here: no texts."""
+
+    ticket: _Ticket
+    at: Moment
+
+
 NOWHERE = -1
 
 
@@ -84,13 +117,14 @@ class Tables:
     cells: MutableMapping[Window, Counted]
     journeys: MutableMapping[TicketOf, Journey]
     labels: MutableMapping[DraftOf, Judged]
+    audits: MutableMapping[AuditOf, Waiting]
 
 
 class Board:
     """Reads and changes the tables; what it knows besides them is only in which order rows go."""
 
     def __init__(self, tables: Tables, tickets: int, labels: int) -> None:
-        """At most so many tickets and labels are remembered of each partition; the oldest go."""
+        """At most so many tickets, labels and audits are remembered of each partition; the oldest go."""
         self._tables = tables
         self._most_tickets, self._most_labels = tickets, labels
         self.restored()
@@ -107,26 +141,43 @@ class Board:
         self._labelled: dict[int, OrderedDict[DraftOf, None]] = defaultdict(OrderedDict)
         for draft, _ in sorted(self._tables.labels.items(), key=lambda item: item[1].offset):
             self._labelled[draft.partition][draft] = None
+        self._audits: dict[tuple[str, int], OrderedDict[AuditOf, None]] = defaultdict(OrderedDict)
+        for audit, _ in sorted(self._tables.audits.items(), key=lambda item: item[1].offset):
+            self._audits[audit.topic, audit.partition][audit] = None
 
-    def next_event(self, partition: int) -> int:
-        """Where to go on reading: every event before it is in all tables."""
-        cells = (row.offset for window, row in self._tables.cells.items() if window.partition == partition)
-        journeys = (j.offset for ticket, j in self._tables.journeys.items() if ticket.partition == partition)
-        return min(max(cells, default=-1), max(journeys, default=-1)) + 1
+    def next_offset(self, topic: str, partition: int) -> int:
+        """Where to go on reading one of INPUTS: every record before it is in all tables."""
+        tables = self._tables
+        match topic:
+            case EVENTS.name:
+                counted = [row.offset for window, row in tables.cells.items() if window.partition == partition]
+                told = [journey.offset for of, journey in tables.journeys.items() if of.partition == partition]
+                return min(max(counted, default=-1), max(told, default=-1)) + 1
+            case LABELS.name:
+                return (
+                    max((row.offset for of, row in tables.labels.items() if of.partition == partition), default=-1) + 1
+                )
+            case _:
+                place = (topic, partition)
+                known = (row.offset for of, row in tables.audits.items() if (of.topic, of.partition) == place)
+                return max(known, default=-1) + 1
 
-    def next_label(self, partition: int) -> int:
-        """The same for labels."""
-        return max((j.offset for d, j in self._tables.labels.items() if d.partition == partition), default=-1) + 1
-
-    def take_event(self, partition: int, offset: int, raw: bytes | None, now_s: float) -> None:
-        """Count one record of the events topic, unless it is counted already."""
-        oldest_s = now_s - KEPT_S
+    def take(self, topic: str, partition: int, offset: int, raw: bytes | None, now_s: float) -> None:
+        """Take one record of one of INPUTS; the records of a partition come in order, and some come again."""
         try:
-            event = decode(Event, raw)
+            match topic:
+                case EVENTS.name:
+                    self._take_event(partition, offset, decode(Event, raw), now_s)
+                case LABELS.name:
+                    self._take_label(partition, offset, decode(Label, raw))
+                case _:
+                    self._take_audit(topic, partition, offset, decode(_Audit, raw))
         except PoisonError as exc:
-            log.warning("event_unreadable", partition=partition, offset=offset, error=exc.reason)
-            self._note(partition, offset, unreadable=1)
-            return
+            log.warning("record_unreadable", topic=topic, partition=partition, offset=offset, error=exc.reason)
+            if topic == EVENTS.name:
+                self._note(partition, offset, unreadable=1)
+
+    def _take_event(self, partition: int, offset: int, event: Event, now_s: float) -> None:
         ticket = TicketOf(partition, event.ticket_id)
         journey = self._tables.journeys.get(ticket) or Journey()
         if is_repeated(journey, offset, event):
@@ -135,18 +186,14 @@ class Board:
         if offset > journey.offset:
             self._tables.journeys[ticket] = with_step(journey, offset, event)
             _keep_latest(self._tickets[partition], ticket, self._most_tickets, self._tables.journeys)
+        oldest_s = now_s - KEPT_S
         key = key_of(event)
         if key.start_s > oldest_s:
             self._count(Window(partition, key.start_s, key.category, key.tier), offset, event)
         self._forget(partition, offset, oldest_s)
 
-    def take_label(self, partition: int, offset: int, raw: bytes | None) -> None:
-        """Take one record of the labels topic; of a draft's labels the latest is in force."""
-        try:
-            label = decode(Label, raw)
-        except PoisonError as exc:
-            log.warning("label_unreadable", partition=partition, offset=offset, error=exc.reason)
-            return
+    def _take_label(self, partition: int, offset: int, label: Label) -> None:
+        """Of a draft's labels the latest is in force."""
         if (found := judged(label, offset)) is None:
             return
         draft = DraftOf(partition, label.tenant, label.ticket_id, label.tier)
@@ -154,6 +201,11 @@ class Board:
         if before is None or in_force(before, found) is found:
             self._tables.labels[draft] = found
             _keep_latest(self._labelled[partition], draft, self._most_labels, self._tables.labels)
+
+    def _take_audit(self, topic: str, partition: int, offset: int, audit: _Audit) -> None:
+        key = AuditOf(topic, partition, audit.ticket.tenant, audit.ticket.ticket_id)
+        self._tables.audits[key] = Waiting(offset=offset, at=audit.at)
+        _keep_latest(self._audits[topic, partition], key, self._most_labels, self._tables.audits)
 
     def _count(self, window: Window, offset: int, event: Event) -> None:
         before = self._tables.cells.get(window) or Counted()
@@ -203,6 +255,12 @@ class Board:
             key = (draft.tenant, draft.ticket_id, draft.tier)
             latest[key] = in_force(latest.get(key), label)
         return list(latest.values())
+
+    def audits_waiting(self) -> list[Moment]:
+        """When the tickets ended whose audits nobody has judged, earliest first."""
+        judged_tickets = {(d.tenant, d.ticket_id) for d in self._tables.labels if d.tier == "tier1"}
+        waiting = (w.at for a, w in self._tables.audits.items() if (a.tenant, a.ticket_id) not in judged_tickets)
+        return sorted(waiting)
 
     def left_out(self) -> tuple[int, int]:
         """Unreadable records, and events that were there already."""

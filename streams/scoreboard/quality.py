@@ -22,13 +22,17 @@ class Judged(Struct, frozen=True):
     acceptable: bool
     propensity: float
     shipped: bool | None
+    source: str = ""
+    """Who judged: a rubric, a model or a person."""
 
 
 def judged(label: Label, offset: int) -> Judged | None:
     """None for a label that is not an audit's."""
     if label.source not in AUDIT_SOURCES:
         return None
-    return Judged(label.at, offset, label.category, label.tier, label.acceptable, label.propensity, label.shipped)
+    return Judged(
+        label.at, offset, label.category, label.tier, label.acceptable, label.propensity, label.shipped, label.source
+    )
 
 
 def in_force(before: Judged | None, after: Judged) -> Judged:

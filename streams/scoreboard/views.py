@@ -105,7 +105,7 @@ class StageBacklog(Struct, frozen=True, kw_only=True):
 
     stage: str
     topic: str
-    lane: Literal["live", "backfill"] = "live"
+    lane: Literal["live", "retry", "backfill"] = "live"
     unfinished: int
     """Records past the committed offset that are not marked as done."""
     oldest_s: float | None = None
