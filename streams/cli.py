@@ -2,29 +2,25 @@
 
 import asyncio
 import os
-import signal
 import sys
-from collections.abc import Coroutine
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import orjson
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from schemas.events import StageName
-from streams.learn import LearnError, Level
+from streams import cli_learn
+from streams.command import FERNWAY, RUNS, console
+from streams.command import failed as _failed
+from streams.command import run as _run
+from streams.learn import LearnError
 from streams.settings import CONFIG, Settings, SettingsError, load
 
 if TYPE_CHECKING:
     from schemas.policy import Policy
     from streams.letters import Filters
-
-FERNWAY = Path(__file__).parent.parent / "examples" / "fernway"
-RUNS = Path(".headgate")
-"""Where local runs keep logs, the broker's data and reports."""
 
 app = typer.Typer(
     help=(
@@ -47,8 +43,8 @@ policy_app = typer.Typer(help="What is in force, what it promises, and another i
 app.add_typer(policy_app, name="policy")
 audit_app = typer.Typer(help="Judge what was drawn for audits, and see how often the judge errs.", no_args_is_help=True)
 app.add_typer(audit_app, name="audit")
-
-console = Console(stderr=False)
+app.command()(cli_learn.dataset)
+app.command()(cli_learn.learn)
 
 Tickets = Annotated[int, typer.Option("--tickets", min=1, help="How many of the example company's test tickets.")]
 PerSecond = Annotated[float, typer.Option("--per-second", min=0.01, help="How fast they are published.")]
@@ -63,8 +59,6 @@ Broker = Annotated[
 OfStage = Annotated[StageName | None, typer.Option("--stage", help="Only those of one stage.")]
 Reason = Annotated[str, typer.Option("--reason", help="Only those whose reason holds this text.")]
 Since = Annotated[str, typer.Option("--since", help="Only later ones: an age (30m, 2h, 7d) or an ISO time.")]
-
-OwnData = partial(typer.Option, rich_help_panel="With `router`: from data of your own")
 
 
 def main() -> None:
@@ -85,26 +79,6 @@ def main() -> None:
         sys.exit(_failed(str(exc), 1))
     except KafkaError as exc:
         sys.exit(_failed(f"Kafka: {exc} (kafka.bootstrap_servers names the broker)", 1))
-
-
-def _failed(text: str, code: int) -> int:
-    Console(stderr=True).print(f"headgate: {text}", style="red", markup=False, highlight=False)
-    return code
-
-
-def _run(work: Coroutine[Any, Any, Any]) -> Any:
-    """Run to the end, or until Ctrl-C or SIGTERM: then everything that was opened is closed in order."""
-
-    async def interruptible() -> Any:
-        task = asyncio.ensure_future(work)
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            asyncio.get_running_loop().add_signal_handler(number, task.cancel)
-        return await task
-
-    try:
-        return asyncio.run(interruptible())
-    except asyncio.CancelledError:
-        raise typer.Exit(_failed("interrupted; everything that was started is stopped", 130)) from None
 
 
 def _local_settings() -> Settings:
@@ -138,8 +112,12 @@ def up(spend_limit: SpendLimit = 1.0, own_broker: Broker = True) -> None:
 
 
 @app.command()
-def run(stage: Annotated[StageName, typer.Argument(help="router, tier1, tier2, checker or judge")]) -> None:
-    """Run one stage until SIGTERM. Exit codes: 0 stopped, 1 start it again, 2 wrong settings."""
+def run(
+    stage: Annotated[
+        Literal[StageName, "scoreboard"], typer.Argument(help="router, tier1, tier2, checker, judge or scoreboard")
+    ],
+) -> None:
+    """Run one stage, or the scoreboard, until SIGTERM. Exit codes: 0 stopped, 1 start it again, 2 wrong settings."""
     from streams.run import run
 
     raise typer.Exit(asyncio.run(run(stage, load())))
@@ -410,47 +388,6 @@ def schemas(out: Annotated[Path, typer.Argument(help="Folder to write to.")] = P
     out.mkdir(parents=True, exist_ok=True)
     for name, document in documents().items():
         (out / name).write_bytes(orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
-
-
-@app.command()
-def learn(
-    step: Annotated[
-        Literal["adapter", "labels", "router", "checker", "all"],
-        typer.Argument(help="One step, or all of them in this order."),
-    ],
-    company: Annotated[Path, typer.Option(help="The company's folder; what is learned is written into it.")] = FERNWAY,
-    labels: Annotated[str, OwnData("--labels", help="Labelled outcomes: a file of JSON lines, or `topic`.")] = "",
-    tickets: Annotated[str, OwnData("--tickets", help="Past tickets without outcomes: a file, or `topic`.")] = "",
-    out: Annotated[Path | None, OwnData("--out", help="The folder for the model, its card and charts.")] = None,
-    level: Annotated[Level, OwnData("--level", help="Heads on the encoder as it is, or all of it tuned.")] = "heads",
-    knowledge: Annotated[
-        Path | None, OwnData("--knowledge", help="The knowledge that the tickets' passages name.")
-    ] = None,
-    validation_share: Annotated[
-        float, OwnData("--validation-share", min=0.05, max=0.5, help="Held out, to measure.")
-    ] = 0.2,
-    seed: Annotated[int, OwnData("--seed", help="Of the split and of the training.")] = 7,
-) -> None:
-    """Train a company's models from its example tickets, or a router from outcomes of your own (needs the `learn`
-    extra; `make learn` has it)."""
-    if not labels and not tickets:
-        if out or knowledge:
-            raise typer.BadParameter("--out and --knowledge go with --labels or --tickets")
-        from workers.learning import steps
-
-        _run(steps.learn(step, company, RUNS / "learn"))
-        return
-    if step != "router" or (labels and tickets) or out is None:
-        raise typer.BadParameter("learn router --labels SOURCE --out FOLDER, or --tickets instead of --labels")
-    import shlex
-
-    from streams import learn
-
-    rows, said = _run(learn.past_tickets(tickets, seed) if tickets else learn.labelled(labels))
-    console.print(said, highlight=False)
-    command = f"headgate {shlex.join(sys.argv[1:])}"
-    card = learn.train(rows, learn.Recipe(out, level, knowledge, validation_share, seed, command), bool(tickets))
-    console.print(f"router model {card.training.version} is in {out}: how good it is, says {out / 'card.md'}")
 
 
 def _fresh(folder: Path) -> Path:
