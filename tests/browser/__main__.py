@@ -14,7 +14,7 @@ LAST = ("#categories tr", "#policies tbody tr", "#limits tr", "#stages tr", "#la
 """When these are there, every endpoint has answered."""
 
 
-def main(path: Path, width: int = 1120, height: int = 860) -> None:
+def main(path: Path, width: int = 1120, height: int = 1080) -> None:
     """Write the picture."""
     chrome = chromium.start()
     try:

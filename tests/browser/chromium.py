@@ -35,6 +35,7 @@ def look(chrome: Chrome, width: int, height: int, scheme: str = "light") -> None
     """Take the size of a screen in CSS pixels, and its user's colour scheme."""
     screen = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
     chrome.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
+    chrome.execute_cdp_cmd("Emulation.setScrollbarsHidden", {"hidden": True})
     feature = {"name": "prefers-color-scheme", "value": scheme}
     chrome.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
 
