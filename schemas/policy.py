@@ -60,6 +60,8 @@ class CategoryPolicy(Struct, frozen=True, kw_only=True):
     audit_share: Probability = 0.0
     """Share of the category's tickets whose tier-1 draft is judged: of those that go to tier-2, tier-1 drafts an answer
     that nobody is sent."""
+    usual_audit_share: Probability | None = None
+    """While an early warning is on: the share that it has raised, which comes back with its end."""
 
 
 class Evidence(Struct, frozen=True, kw_only=True):

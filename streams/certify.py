@@ -6,7 +6,8 @@ One process for a scope. It keeps nothing of its own: every look is a pure funct
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
@@ -20,6 +21,7 @@ from schemas.labels import Label
 from schemas.policy import Evidence, Policy, Role
 from schemas.topics import LABELS
 from streams import policy_records
+from streams.event_feed import NewEvents, events_since
 from streams.policies import load_policy
 from streams.policy_records import compared, differences, end_candidate, put_beside, put_in_force, read_shelf, table_of
 from streams.read import reader
@@ -27,6 +29,7 @@ from streams.runtime.clock import utc_now
 from streams.settings import CertifySettings, KafkaSettings, Settings
 from streams.trials import Trials, guards_of
 from workers.learning.guards import Comparison
+from workers.learning.lookout import Lookouts
 from workers.learning.review import Review, by_category, review
 from workers.learning.thresholds import Goal
 from workers.learning.trial import next_step
@@ -34,8 +37,13 @@ from workers.policies import Policies
 
 COMMAND = "headgate certify"
 
+LOOKBACK = timedelta(hours=6)
+"""Verdicts before the process began that count for early warnings: a guess. Whoever reads more starts later."""
+
 DRIFT = Gauge("headgate_drift_wealth", "Evidence against a certificate; it falls at 20.", ["category"])
 COUNTED = Gauge("headgate_labels", "Labels that count towards a category's next look.", ["category"])
+
+WARNING = Gauge("headgate_early_warning", "1 while drafts are refused more or less often than usual.", ["category"])
 
 log = structlog.get_logger()
 
@@ -113,26 +121,55 @@ class Known:
         return found
 
 
-async def look(settings: Settings, start: Policy, goal: Goal, trials: Trials) -> Known:
-    """Read labels, policies and events.
+class Watch:
+    """What `headgate certify` sees of labels, policies and events, look by look."""
 
-    Raises: TopicsError if the broker can't be reached or a topic is not there.
-    """
-    labels = await read_labels(settings.kafka)
-    policies = (await read_shelf(settings.kafka, start.scope)).policies(start)
-    now = utc_now()
-    active, *candidate = (
-        review(shipped_under(policy, policies, labels), policy, goal, now) for policy in policies if policy
-    )
-    return Known(policies, active, candidate[0] if candidate else None, await trials.look(policies, now), now)
+    def __init__(self, settings: Settings, verdicts: NewEvents, trials: Trials) -> None:
+        """Raises: ValueError as `goal_of`."""
+        self._kafka = settings.kafka
+        self._start = load_policy(settings.policy)
+        self._goal = goal_of(settings.certify)
+        self._warning_share = settings.certify.warning_audit_share
+        self._trials = trials
+        self._verdicts = verdicts
+        self._lookouts = Lookouts()
+
+    async def look(self) -> Known:
+        """Raises: TopicsError if the broker can't be reached or a topic is not there."""
+        labels = await read_labels(self._kafka)
+        policies = (await read_shelf(self._kafka, self._start.scope)).policies(self._start)
+        active, candidate = policies
+        now = utc_now()
+        self._lookouts.follow(active, candidate, by_category(labels))
+        async for event in self._verdicts():
+            self._lookouts.add(event)
+        warnings = self._lookouts.warnings
+        _show_warnings(warnings)
+        warned = {name: self._warning_share for name, is_on in warnings.items() if is_on}
+        return Known(
+            policies,
+            review(shipped_under(active, policies, labels), active, self._goal, now, warned),
+            review(shipped_under(candidate, policies, labels), candidate, self._goal, now) if candidate else None,
+            await self._trials.look(policies, now),
+            now,
+        )
+
+
+@asynccontextmanager
+async def watching(settings: Settings) -> AsyncIterator[Watch]:
+    """Raises: ValueError for settings or a policy file that can't be used; TopicsError as `Watch.look`."""
+    async with (
+        Trials(settings.kafka, guards_of(settings.certify)) as trials,
+        events_since(settings.kafka, utc_now() - LOOKBACK) as verdicts,
+    ):
+        yield Watch(settings, verdicts, trials)
 
 
 async def run(settings: Settings, once: bool, dry_run: bool, console: Console) -> None:
     """Look, publish, wait, until cancelled; or look once."""
-    goal, start = goal_of(settings.certify), load_policy(settings.policy)
-    async with Trials(settings.kafka, guards_of(settings.certify)) as trials:
+    async with watching(settings) as watch:
         while True:
-            known = await look(settings, start, goal, trials)
+            known = await watch.look()
             _measure(known)
             for done, policy in known.changes(settings.certify.promote_after):
                 _tell(done.of, policy, console)
@@ -186,6 +223,11 @@ def _measure(known: Known) -> None:
         COUNTED.labels(category).set(count)
 
 
+def _show_warnings(warnings: Mapping[str, bool]) -> None:
+    for category, is_on in warnings.items():
+        WARNING.labels(category).set(is_on)
+
+
 async def show(settings: Settings, console: Console) -> None:
     """`headgate policy show`."""
     start = load_policy(settings.policy)
@@ -204,10 +246,9 @@ async def promote(settings: Settings, version: str, share: float | None) -> Poli
 
     Raises: PolicyError if there is no such policy.
     """
-    start = load_policy(settings.policy)
-    async with Trials(settings.kafka, guards_of(settings.certify)) as trials:
-        known = await look(settings, start, goal_of(settings.certify), trials)
+    async with watching(settings) as watch:
+        known = await watch.look()
     candidate = known.candidate
     is_meant = candidate is not None and candidate.of.version.startswith(version)
     evidence = known.evidence(candidate, "in_force", COMMAND) if candidate and is_meant else None
-    return await policy_records.promote(settings.kafka, start, version, share, evidence)
+    return await policy_records.promote(settings.kafka, load_policy(settings.policy), version, share, evidence)

@@ -111,8 +111,22 @@ def label(number: int, acceptable: bool, shipped: bool) -> tuple[bytes, bytes]:
     return made.ticket_id.encode(), encode(made)
 
 
+def refusal(number: int) -> tuple[bytes, bytes]:
+    made = Event(
+        event_id=f"checker/drafts/0/{number}",
+        at=utc_now() + timedelta(milliseconds=number),
+        stage="checker",
+        outcome="escalated",
+        ticket_id=TicketId(f"u{number}"),
+        category="billing",
+        tier="tier1",
+        reasons=("low_score",),
+    )
+    return made.ticket_id.encode(), encode(made)
+
+
 async def test_labels_certify_a_category_and_take_it_back(configured: Settings) -> None:
-    """A follower of the topic sees both; a dry run changes nothing."""
+    """A follower of the topic sees both, and the early warning between them; a dry run changes nothing."""
     kafka, console = configured.kafka, Console(quiet=True)
     topic = kafka.topic_prefix + "labels"
     async with policies_in_force(configured.policy, kafka) as followed:
@@ -127,6 +141,12 @@ async def test_labels_certify_a_category_and_take_it_back(configured: Settings) 
         assert certificate is not None
         assert (certificate.labels, certificate.bad) == (400, 0)
         assert 0.1 < followed.current.active.of("billing").score_threshold <= 0.9
+
+        # The checker refuses far more than among those labels.
+        await write(kafka.bootstrap_servers, kafka.topic_prefix + "events", [refusal(n) for n in range(200)])
+        await certify.run(configured, once=True, dry_run=False, console=console)
+        await until(lambda: followed.current.active.of("billing").audit_share == 0.25)
+        assert followed.current.active.of("billing").certificate == certificate
 
         # Answers that were shipped under it turn out bad.
         await write(kafka.bootstrap_servers, topic, [label(1_000 + n, False, True) for n in range(30)])

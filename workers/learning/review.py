@@ -51,8 +51,18 @@ class Review(Struct, frozen=True):
         return any(test.is_alarm for test in self.drift.values())
 
 
-def review(labels: Iterable[Label], policy: Policy, goal: Goal, now: datetime) -> Review:
-    """Withdraw what the audits contradict, then certify what they prove."""
+def review(
+    labels: Iterable[Label],
+    policy: Policy,
+    goal: Goal,
+    now: datetime,
+    warned: Mapping[str, float] | None = None,
+) -> Review:
+    """Withdraw what the audits contradict, then certify what they prove.
+
+    `warned` are the categories with an early warning, each with the share of tickets to audit while it is on; the
+    others have their usual share again. None: nobody looked, and the shares stay.
+    """
     of = by_category(labels)
     drift = {n: drift_test(n, each.certificate, of) for n, each in policy.categories.items() if each.certificate}
     changes: dict[str, CategoryPolicy] = {}
@@ -62,21 +72,40 @@ def review(labels: Iterable[Label], policy: Policy, goal: Goal, now: datetime) -
             why = f"withdrawn: too many bad answers among {test.alarmed_at} audited"
             because.append(f"{name}: {why}")
             fallen = shadowed(policy.categories[name], why)
-            changes[name] = replace(fallen, since=now, labels=0, audit_share=goal.shadow_audit_share)
+            changes[name] = replace(
+                fallen, since=now, labels=0, audit_share=goal.shadow_audit_share, usual_audit_share=None
+            )
     known = {**policy.categories, **changes}
-    fresh = {name: [label for label in each if _counts(label, known.get(name))] for name, each in of.items()}
+    fresh = {name: [label for label in each if counts(label, known.get(name))] for name, each in of.items()}
     for names in groups({name: len(each) for name, each in fresh.items()}, goal.own_from):
         together = sorted((label for name in names for label in fresh[name]), key=_order)
         found = looked(names, together, known, goal, now)
         changes |= found
         if any(each.certificate for each in found.values()):
             because.append(f"{', '.join(found)}: certified on {next(iter(found.values())).labels} labels")
-    counts = {name: len(each) for name, each in fresh.items()}
+    if warned is not None:
+        for name in sorted(policy.categories.keys() - changes.keys()):
+            if audited := with_warning(policy.categories[name], warned.get(name)):
+                changes[name] = audited
+                why = "an early warning" if name in warned else "the early warning is over"
+                because.append(f"{name}: {audited.audit_share:.0%} audited, {why}")
+    counted = {name: len(each) for name, each in fresh.items()}
     if not changes:
-        return Review(policy, policy, drift, counts)
+        return Review(policy, policy, drift, counted)
     categories = dict(sorted({**policy.categories, **changes}.items()))
     made = replace(policy, version="", categories=categories, made_at=now, because=tuple(because))
-    return Review(policy, replace(made, version=version_of(made)), drift, counts)
+    return Review(policy, replace(made, version=version_of(made)), drift, counted)
+
+
+def with_warning(category: CategoryPolicy, share: float | None) -> CategoryPolicy | None:
+    """The category with the share of audits that a warning asks for, or with its usual one where there is none; None
+    if it has that already. A warning never lowers a share."""
+    usual = category.usual_audit_share
+    if share is None:
+        return None if usual is None else replace(category, audit_share=usual, usual_audit_share=None)
+    if usual is not None or category.certificate is None or category.audit_share >= share:
+        return None
+    return replace(category, audit_share=share, usual_audit_share=category.audit_share)
 
 
 def version_of(policy: Policy) -> str:
@@ -116,7 +145,8 @@ def drift_test(name: str, certificate: Certificate, of: Labelled) -> DriftTest:
     return test
 
 
-def _counts(label: Label, category: CategoryPolicy | None) -> bool:
+def counts(label: Label, category: CategoryPolicy | None) -> bool:
+    """Whether a label is about the present: it isn't from before its category was withdrawn."""
     return category is None or category.since is None or label.at > category.since
 
 
