@@ -163,9 +163,12 @@ def backlog() -> BacklogView:
     """All stages at work, none behind."""
     unfinished = {("router", "tickets"): 0, ("tier1", "tier1"): 6, ("tier2", "tier2"): 9, ("checker", "drafts"): 1}
     return BacklogView(
-        stages=tuple(
-            StageBacklog(stage=stage, topic=topic, unfinished=n, oldest_s=3.4 if n else None)
-            for (stage, topic), n in unfinished.items()
+        stages=(
+            *(
+                StageBacklog(stage=stage, topic=topic, unfinished=n, oldest_s=3.4 if n else None)
+                for (stage, topic), n in unfinished.items()
+            ),
+            StageBacklog(stage="router", topic="tickets.backfill", lane="backfill", unfinished=0),
         )
     )
 

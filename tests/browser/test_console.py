@@ -1,17 +1,12 @@
 """The console in a real browser: it shows what the endpoints say, on a phone and on a desk, in light and in dark."""
 
-import re
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from datetime import UTC, datetime
-from typing import Any
 
 import pytest
-from msgspec import Struct
 from msgspec.structs import replace
-from selenium.webdriver import Chrome, Keys
+from selenium.webdriver import Chrome
 from selenium.webdriver.common.by import By
-from selenium.webdriver.support.wait import WebDriverWait
 
 from schemas.events import Event
 from schemas.tickets import TicketId
@@ -26,12 +21,12 @@ from streams.scoreboard.views import (
     PolicyView,
     SpendView,
 )
-from tests.browser import chromium, company
+from tests.browser import company
+from tests.browser.console import DESK, PHONE, ROWS, Console, numbers, shows
 from tests.browser.serving import served
 
 NOW = datetime.now(UTC)
 EVENTS = company.events(NOW)
-PHONE, DESK = (360, 780), (1280, 900)
 HOSTILE = '<img src=x onerror="document.title=1">/../?%00&amp;'
 ENDPOINTS = {
     "summary": "/api/summary?span=1h",
@@ -40,57 +35,6 @@ ENDPOINTS = {
     "backlog": "/api/backlog",
     "audits": "/api/audits",
 }
-ROWS = {
-    "summary": "#categories tr",
-    "policy": "#policies tbody tr",
-    "spend": "#limits tr",
-    "backlog": "#stages tr",
-    "audits": "#labels tr",
-}
-"""A row that each endpoint fills."""
-
-SHOWN = """
-return [...document.querySelectorAll(arguments[0])].map(e => e.checkVisibility() ? e.innerText : "");
-"""
-
-
-@dataclass
-class Console:
-    """The page, as somebody uses it."""
-
-    chrome: Chrome
-    url: str
-    said: dict[str, Struct | int]
-
-    def open(self, *filled: str, size: tuple[int, int] = DESK, scheme: str = "light") -> None:
-        """Load the page and wait until these endpoints' rows are there."""
-        chromium.look(self.chrome, *size, scheme)
-        self.chrome.get(self.url)
-        for name in filled:
-            self.until(lambda name=name: self.rows(ROWS[name]))
-
-    def until(self, condition: Callable[[], Any]) -> None:
-        WebDriverWait(self.chrome, 20, 0.05).until(lambda _: condition())
-
-    def text(self, css: str) -> str:
-        """As it is shown; empty where it is hidden."""
-        return self.chrome.find_element(By.CSS_SELECTOR, css).text
-
-    def rows(self, css: str) -> list[str]:
-        """The same of all elements, in one round trip."""
-        return [" ".join(text.split()) for text in self.chrome.execute_script(SHOWN, css)]
-
-    def come_back(self) -> None:
-        """As from another tab: the page asks for everything at once."""
-        self.chrome.execute_script("document.dispatchEvent(new Event('visibilitychange'))")
-
-    def find(self, ticket_id: str) -> str:
-        """Ask for a journey with the keyboard alone; returns what the page then says."""
-        field = self.chrome.find_element(By.ID, "ticket-id")
-        field.clear()
-        field.send_keys(ticket_id, Keys.ENTER)
-        self.until(lambda: self.text("#journey-state") not in ("", "Looking."))
-        return self.text("#journey-state")
 
 
 @pytest.fixture
@@ -100,16 +44,6 @@ def console(chrome: Chrome) -> Iterator[Console]:
         yield Console(chrome, url, said)
         # Nothing of this page asks an address that is closed.
         chrome.get("about:blank")
-
-
-def numbers(text: str) -> list[float]:
-    """The figures in a text, in its order."""
-    return [float(found.replace(",", "")) for found in re.findall(r"\d[\d,]*\.?\d*", text)]
-
-
-def shows(text: str, value: float | None) -> bool:
-    """Whether one of the figures is the value, rounded to two digits or more."""
-    return value is not None and any(abs(n - value) <= 0.02 * abs(value) + 1e-12 for n in numbers(text))
 
 
 @pytest.mark.parametrize("size", [PHONE, DESK], ids=["phone", "desk"])
