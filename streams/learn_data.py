@@ -6,11 +6,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
+from msgspec.structs import replace
 
 from streams.learn import LearnError
 from streams.runtime.clock import utc_now
 from streams.settings import Settings
-from workers.learning.provenance import HELD_OUT
+from workers.learning.provenance import HELD_OUT, POLICY
 
 
 @contextmanager
@@ -48,7 +49,7 @@ def train_checker(data: Path, out: Path) -> str:
 def solve_thresholds(data: Path, out: Path, settings: Settings) -> str:
     """Solve the thresholds on a `thresholds` data set's rows; writes a policy file, and says in a line what is in it.
 
-    What it doesn't say of thresholds and models is as in the policy file that the settings name.
+    The goal is that of `headgate certify`. All else is as in the policy that was in force when the set was made.
 
     Raises: LearnError.
     """
@@ -60,17 +61,19 @@ def solve_thresholds(data: Path, out: Path, settings: Settings) -> str:
         from workers.learning.thresholds import solve
 
         (rows, made), now = read_rows(data), utc_now()
-        solved = solve(rows, goal_of(settings.certify), now)
-        policy = msgspec.structs.replace(
-            load_policy(settings.policy),
+        solved, before = solve(rows, goal_of(settings.certify), now), load_policy(data.with_name(POLICY))
+        policy = replace(
+            before,
             default=solved.unseen,
-            categories=dict(solved.categories),
+            # Labels from before an alarm count no more after this than they did.
+            categories={n: replace(each, since=before.of(n).since) for n, each in solved.categories.items()},
             router_model=made.router,
             tier1_model=made.tier1,
             made_at=now,
             because=(f"solved on {len(rows)} labels of a data set",),
+            evidence=None,
         )
-        policy = msgspec.structs.replace(policy, version=version_of(policy))
+        policy = replace(policy, version=version_of(policy))
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_bytes(msgspec.json.format(msgspec.json.encode(policy), indent=1) + b"\n")
     certified = sum(each.certificate is not None for each in policy.categories.values())

@@ -1,6 +1,6 @@
 """`headgate dataset`: from the topics to data sets, which `headgate learn ... --data` learns from.
 
-thresholds   audited drafts as p_ok, score and label                 from labels
+thresholds   audited drafts as p_ok, score and label                 from labels, and the policy in force
 checker      audited drafts as the scorer's features, with labels    from audits and labels
 tier1        chats with good answers, to train on and to test with   from audits, labels, answers and tickets
 
@@ -12,17 +12,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal, NamedTuple, TypeVar
 
+import msgspec
 from msgspec import Struct
 
 from schemas.answers import Answer
 from schemas.audits import Audit
 from schemas.codec import PoisonError, decode
 from schemas.labels import Label
+from schemas.policy import Policy
 from schemas.tickets import Ticket
 from schemas.topics import ANSWERS, LABELS, Topic
 from streams.audits import ALL_AUDITS
 from streams.labels import ALL_TICKETS
 from streams.learn import LearnError
+from streams.policies import load_policy
+from streams.policy_records import read_shelf
 from streams.read import reader
 from streams.runtime.clock import utc_now
 from streams.settings import KafkaSettings, Settings
@@ -38,7 +42,19 @@ from workers.learning.datasets import (
     threshold_rows,
 )
 from workers.learning.distillation import HELD_OUT_SHARE, Plan, Sent, candidates, distil, plain
-from workers.learning.provenance import HELD_OUT, ROWS, TRAIN, Contents, Key, Manifest, Placed, Setting, contents, write
+from workers.learning.provenance import (
+    HELD_OUT,
+    POLICY,
+    ROWS,
+    TRAIN,
+    Contents,
+    Key,
+    Manifest,
+    Placed,
+    Setting,
+    contents,
+    write,
+)
 from workers.router.classifier import Classifier
 from workers.tier1.prompts import CHARS_PER_TOKEN
 
@@ -54,6 +70,7 @@ class _Set(NamedTuple):
     files: Mapping[str, Contents]
     left_out: Mapping[str, int]
     settings: Mapping[str, Setting]
+    beside: Mapping[str, bytes] = {}
 
 
 async def make(kind: Kind, settings: Settings, out: Path, command: str) -> Manifest:
@@ -67,7 +84,7 @@ async def make(kind: Kind, settings: Settings, out: Path, command: str) -> Manif
     try:
         match kind:
             case "thresholds":
-                found = _thresholds(labels)
+                found = _thresholds(labels, await _in_force(settings))
             case "checker":
                 found = _checker(await topics.read(Audit, *ALL_AUDITS), labels, settings)
             case "tier1":
@@ -84,16 +101,23 @@ async def make(kind: Kind, settings: Settings, out: Path, command: str) -> Manif
             unreadable=topics.unreadable,
             settings=dict(found.settings),
         )
-        write(out, found.files, manifest)
+        write(out, found.files, found.beside, manifest)
     except (OSError, ValueError) as exc:
         raise LearnError(str(exc)) from exc
     return manifest
 
 
-def _thresholds(labels: Sequence[Placed[Label]]) -> _Set:
+async def _in_force(settings: Settings) -> Policy:
+    start = load_policy(settings.policy)
+    return (await read_shelf(settings.kafka, start.scope)).policies(start).active
+
+
+def _thresholds(labels: Sequence[Placed[Label]], in_force: Policy) -> _Set:
     made = newest(labels)
-    found = threshold_rows(labels, made)
-    return _Set({ROWS: contents(found.kept, plain_row)}, found.left_out, made._asdict())
+    found = threshold_rows(labels, made, in_force)
+    files, said = {ROWS: contents(found.kept, plain_row)}, {**made._asdict(), "policy": in_force.version}
+    # What is solved on the rows takes its place.
+    return _Set(files, found.left_out, said, {POLICY: msgspec.json.encode(in_force)})
 
 
 def _checker(audits: Sequence[Placed[Audit]], labels: Sequence[Placed[Label]], settings: Settings) -> _Set:

@@ -16,12 +16,13 @@ from schemas.answers import Answer, Costs
 from schemas.audits import Audit
 from schemas.codec import encode
 from schemas.labels import Label
-from schemas.policy import Policy
+from schemas.policy import CategoryPolicy, Policy
 from schemas.tickets import RouteReason, Ticket, TicketId
 from schemas.topics import BACKFILL
 from streams.learn import LearnError
 from streams.learn_topics import make
 from streams.local.embedded_kafka import EmbeddedKafka
+from streams.policy_records import put_in_force
 from streams.settings import KafkaSettings, load
 from tests.kafka import write
 from tests.records import AT, a_decision, a_verdict, an_attempt
@@ -37,7 +38,9 @@ EMAIL = "jo.doe@example.com"
 
 
 @pytest.fixture
-def settings(kafka: EmbeddedKafka, topics: str) -> KafkaSettings:
+def settings(kafka: EmbeddedKafka, topics: str, monkeypatch: pytest.MonkeyPatch) -> KafkaSettings:
+    """Fernway's, on this broker."""
+    monkeypatch.setenv("HEADGATE_CONFIG", str(FERNWAY / "headgate.toml"))
     return KafkaSettings(bootstrap_servers=kafka.bootstrap_servers, topic_prefix=topics)
 
 
@@ -51,7 +54,6 @@ def examples() -> list[Example]:
 async def headgate(of: KafkaSettings, *arguments: object) -> tuple[int, str, str]:
     """The command as an operator runs it, to its end: exit code, output, errors."""
     own = {
-        "HEADGATE_CONFIG": str(FERNWAY / "headgate.toml"),
         "HEADGATE_KAFKA__BOOTSTRAP_SERVERS": of.bootstrap_servers,
         "HEADGATE_KAFKA__TOPIC_PREFIX": of.topic_prefix,
         "COLUMNS": "200",
@@ -147,7 +149,7 @@ async def test_labels_become_thresholds_and_audits_what_a_scorer_learns_from(
     settings: KafkaSettings, examples: Sequence[Example], tmp_path: Path
 ) -> None:
     """Each audited draft once, under its latest label; what is left out is counted, and the records that are none of
-    ours end nothing. With nothing on the topics there is nothing to learn from, and nothing is written."""
+    ours end nothing. What is solved is for the place of the policy in force. Without labels nothing is written."""
     with pytest.raises(LearnError, match="there is no label of an audited tier-1 draft"):
         await make("thresholds", load().model_copy(update={"kafka": settings}), tmp_path / "none", "")
     assert not (tmp_path / "none").exists()
@@ -157,6 +159,10 @@ async def test_labels_become_thresholds_and_audits_what_a_scorer_learns_from(
     refused = an_audit(5, examples[5], "Hello!")
     await publish(settings, "audits", *audits[:4], POISON, repeated, refused)
     await publish(settings, "audits" + BACKFILL, audits[4])
+    shadow = CategoryPolicy(p_ok_threshold=1.0, score_threshold=1.0, state="shadow")
+    fallen = {"billing": msgspec.structs.replace(shadow, since=AT + timedelta(days=1))}
+    usual = {"scope": "default", "default": shadow, "tier2_customers": ("vip",)}
+    await put_in_force(settings, Policy(version="v7", categories=fallen, **usual))
     await publish(
         settings,
         "labels",
@@ -167,6 +173,7 @@ async def test_labels_become_thresholds_and_audits_what_a_scorer_learns_from(
         a_label(3, source="feedback", acceptable=False),
         a_label(4, model_version="router-0", at=AT - timedelta(days=9)),
         a_label(5, score=None),
+        a_label(6, category="billing"),
         POISON,
         b"no JSON",
     )
@@ -182,11 +189,12 @@ async def test_labels_become_thresholds_and_audits_what_a_scorer_learns_from(
     assert said.left_out == {
         "a label of feedback or an escalation: no random sample": 1,
         "a label of tier-2's answer": 1,
+        "from before its category's certificate fell": 1,
         "p_ok by another router model": 1,
         "replaced by a later label of the same draft": 2,
     }
     assert (said.unreadable, said.files["rows.jsonl"].rows) == (2, 5)
-    assert said.settings == {"router": "router-1", "tier1": "small-1"}
+    assert said.settings == {"router": "router-1", "tier1": "small-1", "policy": "v7"}
     assert "2 can't be read" in made[0][1]
 
     drafts, said = lines(tmp_path / "checker" / "rows.jsonl"), manifest(tmp_path / "checker")
@@ -196,6 +204,7 @@ async def test_labels_become_thresholds_and_audits_what_a_scorer_learns_from(
     assert said.left_out == {
         "a label of feedback or an escalation: no random sample": 1,
         "a label of tier-2's answer": 1,
+        "a label whose audit is no longer on a topic": 1,
         "an earlier record of the same ticket": 1,
         "p_ok by another router model": 1,
         "refused by a gate": 1,
@@ -203,11 +212,11 @@ async def test_labels_become_thresholds_and_audits_what_a_scorer_learns_from(
     }
     assert said.unreadable == 3
 
-    learn = ("learn", "thresholds", "--data", tmp_path / "thresholds" / "rows.jsonl", "--out", tmp_path / "policy.json")
+    learn = ("learn", "thresholds", "--data", tmp_path / "thresholds" / "rows.jsonl", "--out", tmp_path / "new.json")
     code, out, error = await headgate(settings, *learn)
     assert code == 0, error
-    policy = msgspec.json.decode((tmp_path / "policy.json").read_bytes(), type=Policy)
-    assert (policy.router_model, policy.tier1_model) == ("router-1", "small-1")
+    policy = msgspec.json.decode((tmp_path / "new.json").read_bytes(), type=Policy)
+    assert (policy.router_model, policy.tier1_model, policy.tier2_customers) == ("router-1", "small-1", ("vip",))
     # Five labels prove nothing, so nothing ships.
     assert (policy.categories["orders"].state, policy.categories["orders"].labels) == ("shadow", 5)
     assert "0 of 1 categories certified" in out

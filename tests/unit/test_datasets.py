@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from schemas.audits import Audit
 from schemas.labels import Label
+from schemas.policy import CategoryPolicy, Policy
 from schemas.tickets import TicketId
 from tests.records import AT, a_decision, a_draft, a_ticket, an_attempt
 from workers.checker.features import NAMES
@@ -37,6 +39,9 @@ from workers.learning.scorer import LabelledDraft
 from workers.learning.thresholds import Row
 
 MADE = Made("router-1", "small-1")
+
+SHADOW = CategoryPolicy(p_ok_threshold=1.0, score_threshold=1.0, state="shadow")
+IN_FORCE = Policy(scope="default", version="v1", default=SHADOW)
 
 
 def a_label(number: int = 1, acceptable: bool = True, **fields: Any) -> Placed[Label]:
@@ -67,7 +72,7 @@ def an_audit(number: int = 1, text: str = "It arrives in 2 business days.", **fi
 
 def test_an_audited_draft_becomes_a_threshold_row_that_says_where_it_comes_from() -> None:
     """With the digest of its ticket's name, and never the name."""
-    found = threshold_rows([a_label(acceptable=False, judge="frontier", policy_version="v3")], MADE)
+    found = threshold_rows([a_label(acceptable=False, judge="frontier", policy_version="v3")], MADE, IN_FORCE)
     assert found.rows == [Row("orders", 0.7, 0.8, False, 0.2)]
     origin = found.kept[0].provenance
     assert (origin.records, origin.label_source, origin.judge, origin.policy_version, origin.at) == (
@@ -83,7 +88,7 @@ def test_an_audited_draft_becomes_a_threshold_row_that_says_where_it_comes_from(
 
 def test_a_draft_that_a_gate_refused_scores_nothing() -> None:
     """It ships under no threshold."""
-    assert [row.score for row in threshold_rows([a_label(score=None)], MADE).rows] == [0.0]
+    assert [row.score for row in threshold_rows([a_label(score=None)], MADE, IN_FORCE).rows] == [0.0]
 
 
 @pytest.mark.parametrize(
@@ -99,7 +104,7 @@ def test_a_draft_that_a_gate_refused_scores_nothing() -> None:
 )
 def test_a_label_that_thresholds_cannot_use_is_counted(fields: dict[str, Any], reason: LeftOut) -> None:
     """By the reason, and makes no row."""
-    found = threshold_rows([a_label(1), a_label(2, **fields)], MADE)
+    found = threshold_rows([a_label(1), a_label(2, **fields)], MADE, IN_FORCE)
     assert (len(found.rows), found.left_out) == (1, {reason: 1})
 
 
@@ -111,9 +116,19 @@ def test_the_latest_label_of_an_audit_counts_whatever_a_helpdesk_says_later() ->
         a_label(acceptable=True, at=at[0]),
         a_label(acceptable=True, at=at[2], source="feedback"),
     ]
-    found = threshold_rows(labels, MADE)
+    found = threshold_rows(labels, MADE, IN_FORCE)
     assert [row.acceptable for row in found.rows] == [False]
     assert found.left_out == {LeftOut.REPLACED: 1, LeftOut.NOT_RANDOM: 1}
+
+
+def test_labels_from_before_an_alarm_make_no_rows() -> None:
+    """Else a certificate that fell would come back by what it rested on."""
+    fell = structs.replace(SHADOW, since=AT + timedelta(hours=1))
+    in_force = structs.replace(IN_FORCE, categories={"orders": fell})
+    labels = [a_label(1), a_label(2, at=AT + timedelta(hours=2)), a_label(3, category="billing")]
+    found = threshold_rows(labels, MADE, in_force)
+    assert [row.category for row in found.rows] == ["billing", "orders"]
+    assert found.left_out == {LeftOut.BEFORE_ALARM: 1}
 
 
 @given(st.permutations(range(6)))
@@ -127,9 +142,9 @@ def test_every_label_is_a_row_or_counted_in_whichever_order_it_comes(order: list
         a_label(4, tenant="b"),
         a_label(4),
     ]
-    found = threshold_rows([labels[i] for i in order], MADE)
+    found = threshold_rows([labels[i] for i in order], MADE, IN_FORCE)
     assert len(found.rows) + sum(found.left_out.values()) == len(labels)
-    assert found == threshold_rows(labels, MADE)
+    assert found == threshold_rows(labels, MADE, IN_FORCE)
 
 
 def test_the_newest_models_are_those_of_the_latest_audit() -> None:
@@ -257,7 +272,7 @@ def test_rows_that_are_none_are_refused_by_their_line(line: bytes, why: str, tmp
 
 def test_a_folder_says_what_it_holds(tmp_path: Path) -> None:
     """The manifest has each file's rows and sha256; it is gone while files are being replaced."""
-    found = threshold_rows([a_label(1), a_label(2, category="bills"), a_label(3, tier="tier2")], MADE)
+    found = threshold_rows([a_label(1), a_label(2, category="bills"), a_label(3, tier="tier2")], MADE, IN_FORCE)
     made = contents(found.kept, plain_row)
     manifest = Manifest(
         kind="thresholds",
@@ -268,7 +283,8 @@ def test_a_folder_says_what_it_holds(tmp_path: Path) -> None:
         unreadable=0,
         settings=MADE._asdict(),
     )
-    write(tmp_path / "set", {"rows.jsonl": made}, manifest)
+    write(tmp_path / "set", {"rows.jsonl": made}, {"policy.json": b"{}"}, manifest)
+    assert (tmp_path / "set" / "policy.json").read_bytes() == b"{}"
     lines = (tmp_path / "set" / "rows.jsonl").read_bytes()
     said = msgspec.json.decode((tmp_path / "set" / MANIFEST).read_bytes(), type=Manifest)
     assert said == manifest
@@ -278,14 +294,14 @@ def test_a_folder_says_what_it_holds(tmp_path: Path) -> None:
     assert (first["p_ok"], first["provenance"]["records"]) == (0.7, ["labels/0/1"]) or first["category"] == "bills"
     (tmp_path / "set" / "other").mkdir()
     with pytest.raises(IsADirectoryError):
-        write(tmp_path / "set", {"other": made}, manifest)
+        write(tmp_path / "set", {"other": made}, {}, manifest)
     assert not (tmp_path / "set" / MANIFEST).exists()
 
 
 def test_rows_are_written_in_the_order_of_their_time() -> None:
     """Whichever partition was read first: the same records make the same bytes."""
     labels = [a_label(n, at=AT + timedelta(minutes=n)) for n in range(1, 5)]
-    one, other = (threshold_rows(each, MADE) for each in (labels, labels[::-1]))
+    one, other = (threshold_rows(each, MADE, IN_FORCE) for each in (labels, labels[::-1]))
     assert contents(one.kept, plain_row) == contents(other.kept, plain_row)
     assert [kept.provenance.at for kept in one.kept] == [label.value.at for label in labels]
     assert isinstance(one.kept[0], Kept)

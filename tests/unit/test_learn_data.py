@@ -25,6 +25,7 @@ from workers.learning.thresholds import Row
 from workers.tier1.prompts import ChatMessage
 
 MADE = Made("router-1", "small-1")
+SHADOW = {"p_ok_threshold": 1, "score_threshold": 1, "state": "shadow"}
 
 
 def run(*arguments: object) -> Any:
@@ -41,16 +42,17 @@ def written(path: Path, rows: Sequence[Any], plain_of: Any, made: Made = MADE) -
 
 @pytest.fixture
 def configured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with settings and a policy file of a company's own."""
-    (tmp_path / "headgate.toml").write_text('policy = "before.json"\n[certify]\nalpha = 0.1\nvalid_days = 7\n')
+    """A folder with settings, and with the policy that was in force when the data set was made."""
+    (tmp_path / "headgate.toml").write_text("[certify]\nalpha = 0.1\nvalid_days = 7\n")
     start = {
         "scope": "shop",
         "version": "v1",
-        "default": {"p_ok_threshold": 1, "score_threshold": 1, "state": "shadow"},
+        "default": SHADOW,
+        "categories": {"orders": SHADOW | {"since": AT.isoformat()}},
         "tier2_customers": ["vip"],
         "scorer": "scorer-1",
     }
-    (tmp_path / "before.json").write_text(json.dumps(start))
+    (tmp_path / "policy.json").write_text(json.dumps(start))
     monkeypatch.setenv("HEADGATE_CONFIG", str(tmp_path / "headgate.toml"))
     return tmp_path
 
@@ -62,7 +64,7 @@ def labelled(count: int) -> list[Row]:
 
 
 def test_thresholds_become_a_policy_file(configured: Path) -> None:
-    """For the models that the rows are about, to the settings' goal; all else as in the policy file."""
+    """For the models that the rows are about, to the settings' goal; all else as in the policy that was in force."""
     data = written(configured / "rows.jsonl", labelled(600), plain_row)
     done = run("thresholds", "--data", data, "--out", configured / "new" / "policy.json")
     assert done.exit_code == 0, done.output
@@ -72,6 +74,7 @@ def test_thresholds_become_a_policy_file(configured: Path) -> None:
     assert (orders.state, orders.certificate.alpha, orders.certificate.labels) == ("active", 0.1, 600)
     assert orders.certificate.valid_until is not None
     assert (orders.certificate.valid_until - orders.certificate.solved_at).days == 7
+    assert orders.since == AT
     assert 0.3 < orders.score_threshold < 0.6
     assert (policy.router_model, policy.tier1_model, policy.scorer) == (*MADE, "scorer-1")
     assert (policy.scope, policy.tier2_customers, policy.default.state) == ("shop", ("vip",), "shadow")
@@ -83,8 +86,8 @@ def test_thresholds_become_a_policy_file(configured: Path) -> None:
 def test_too_few_labels_certify_nothing(configured: Path) -> None:
     """And the policy says how many are missing."""
     data = written(configured / "rows.jsonl", labelled(20), plain_row)
-    assert run("thresholds", "--data", data, "--out", configured / "policy.json").exit_code == 0
-    policy = msgspec.json.decode((configured / "policy.json").read_bytes(), type=Policy)
+    assert run("thresholds", "--data", data, "--out", configured / "new.json").exit_code == 0
+    policy = msgspec.json.decode((configured / "new.json").read_bytes(), type=Policy)
     assert (policy.categories["orders"].state, policy.categories["orders"].certificate) == ("shadow", None)
     assert policy.categories["orders"].labels_missing
 
@@ -94,10 +97,10 @@ def test_rows_of_other_models_are_not_mixed(configured: Path) -> None:
     one = written(configured / "a.jsonl", labelled(20), plain_row)
     other = written(configured / "b.jsonl", labelled(20), plain_row, Made("router-2", "small-1"))
     one.write_bytes(one.read_bytes() + other.read_bytes())
-    failed = run("thresholds", "--data", one, "--out", configured / "policy.json")
+    failed = run("thresholds", "--data", one, "--out", configured / "new.json")
     with pytest.raises(LearnError, match="2 pairs of router and tier-1 model"):
         raise failed.exception
-    assert not (configured / "policy.json").exists()
+    assert not (configured / "new.json").exists()
 
 
 @pytest.mark.parametrize("step", ["checker", "thresholds", "tier1"])

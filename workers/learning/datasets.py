@@ -20,12 +20,13 @@ from schemas.audits import Audit
 from schemas.drafts import Draft
 from schemas.generations import Usage
 from schemas.labels import Label
+from schemas.policy import Policy
 from schemas.tickets import Attempt, Decision, Routed, Ticket, Tier
 from workers.checker.features import NAMES, EmbeddedKnowledge, features
 from workers.checker.gates import failed_gates
 from workers.knowledge import Passage
 from workers.learning.provenance import DataSet, Kept, Key, Placed, Provenance, counted, in_order, read, ticket_digest
-from workers.learning.review import RANDOM_SOURCES
+from workers.learning.review import RANDOM_SOURCES, counts
 from workers.learning.scorer import LabelledDraft
 from workers.learning.thresholds import Row
 from workers.router.classifier import Classifier, ticket_text
@@ -40,6 +41,7 @@ class LeftOut(StrEnum):
     OTHER_ROUTER = "p_ok by another router model"
     OTHER_TIER1 = "a draft by another tier-1 model"
     NO_P_OK = "no p_ok"
+    BEFORE_ALARM = "from before its category's certificate fell"
     UNLABELLED = "an audit that nobody has judged"
     REPEATED = "an earlier record of the same ticket"
     AUDIT_GONE = "a label whose audit is no longer on a topic"
@@ -104,20 +106,28 @@ def newest(labels: Iterable[Placed[Label]]) -> Made:
     return Made(latest.model_version, latest.model)
 
 
-def threshold_rows(labels: Iterable[Placed[Label]], made: Made) -> DataSet[Row]:
+def threshold_rows(labels: Iterable[Placed[Label]], made: Made, policy: Policy) -> DataSet[Row]:
     """What `thresholds.solve` takes: audits alone, which are a random sample with known propensities.
 
+    Labels that certify nothing under the policy in force, since its alarm came later, are left out here, too.
     Twins in text stay: in a sample of the traffic a question that is asked twice counts twice.
     """
     left_out: Counter[str] = Counter()
     kept = []
     for label in _audited(labels, left_out).values():
-        reason = _other_models(label.value, made) or (LeftOut.NO_P_OK if label.value.p_ok is None else None)
-        if reason:
+        if reason := _unusable(label.value, made, policy):
             left_out[reason] += 1
         else:
             kept.append(Kept(_row(label.value), provenance(label.value, label.place)))
     return DataSet(in_order(kept), counted(left_out))
+
+
+def _unusable(label: Label, made: Made, policy: Policy) -> LeftOut | None:
+    if reason := _other_models(label, made):
+        return reason
+    if label.p_ok is None:
+        return LeftOut.NO_P_OK
+    return None if counts(label, policy.categories.get(label.category)) else LeftOut.BEFORE_ALARM
 
 
 def _row(label: Label) -> Row:

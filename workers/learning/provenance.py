@@ -21,7 +21,7 @@ Setting = str | int | float | bool | None
 Key = tuple[str, str]
 """Tenant and ticket_id: what names a ticket."""
 
-MANIFEST, ROWS = "manifest.json", "rows.jsonl"
+MANIFEST, ROWS, POLICY = "manifest.json", "rows.jsonl", "policy.json"
 
 TRAIN, HELD_OUT = "train.jsonl", "held_out.jsonl"
 """Instead of ROWS, where a part is kept from training."""
@@ -131,12 +131,13 @@ def _by(rows: Sequence[Provenance]) -> dict[str, dict[str, int]]:
     return {name: dict(sorted(Counter(getattr(row, name) for row in rows).items())) for name in fields}
 
 
-def write(folder: Path, files: Mapping[str, Contents], manifest: Manifest) -> None:
-    """Write the files, then the manifest: a folder without one was left half-written."""
+def write(folder: Path, files: Mapping[str, Contents], beside: Mapping[str, bytes], manifest: Manifest) -> None:
+    """Write the files of rows and what belongs beside them, then the manifest: a folder without one was left
+    half-written."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     (folder / MANIFEST).unlink(missing_ok=True)
-    for name, each in files.items():
-        (folder / name).write_bytes(each.lines)
+    for name, content in {**{name: each.lines for name, each in files.items()}, **beside}.items():
+        (folder / name).write_bytes(content)
     (folder / MANIFEST).write_bytes(msgspec.json.format(msgspec.json.encode(manifest), indent=1) + b"\n")
 
 
