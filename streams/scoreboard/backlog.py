@@ -108,7 +108,7 @@ async def read_backlog(kafka: KafkaSettings) -> BacklogView:
         async with asyncio.timeout(LIMIT_S):
             await admin.start()
             await consumer.start()
-            partitions = await _partitions(consumer, topics.values())
+            partitions = await _partitions(admin, topics.values())
             found = await _unfinished(admin, consumer, kafka.topic_prefix, partitions)
             await _look(consumer, {p: part for p, part in found.items() if part.next < part.end})
     except (KafkaError, OSError) as exc:
@@ -121,11 +121,13 @@ async def read_backlog(kafka: KafkaSettings) -> BacklogView:
     return backlog_view(by_topic, time.time())
 
 
-async def _partitions(consumer: AIOKafkaConsumer, names: Iterable[str]) -> list[TopicPartition]:
+async def _partitions(admin: AIOKafkaAdminClient, names: Iterable[str]) -> list[TopicPartition]:
     names = list(names)
-    if missing := set(names) - await consumer.topics():
+    # Not the consumer's metadata: it has assigned topics only. All topics, since naming one may create it.
+    described = {t["topic"]: t["partitions"] for t in await admin.describe_topics() if not t["error_code"]}
+    if missing := set(names) - described.keys():
         raise TopicsError(f"no topic {', '.join(sorted(missing))}: create them with `headgate topics apply`")
-    return [TopicPartition(name, number) for name in names for number in consumer.partitions_for_topic(name) or ()]
+    return [TopicPartition(name, each["partition"]) for name in names for each in described[name]]
 
 
 async def _unfinished(
