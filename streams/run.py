@@ -10,13 +10,12 @@ import signal
 import sys
 import time
 from contextlib import AbstractAsyncContextManager
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import orjson
 import structlog
 
 from schemas.events import StageName
-from streams import checker, judge, router, tier1, tier2
 from streams.runtime import metrics
 from streams.runtime.group import DuplicateInstanceError
 from streams.runtime.loop import StageLoop, tune_interpreter
@@ -24,6 +23,8 @@ from streams.runtime.stage import Stage
 from streams.settings import Settings, SettingsError
 
 STAGES: tuple[StageName, ...] = get_args(StageName)
+Process = Literal[StageName, "scoreboard"]
+"""What `headgate run` runs."""
 
 HANG_S = 30.0
 """A loop that has not moved for this long is reported dead by /healthz."""
@@ -35,16 +36,27 @@ log = structlog.get_logger()
 
 
 def _stage(name: StageName, settings: Settings) -> AbstractAsyncContextManager[Stage[Any]]:
+    # Imported here: each brings libraries that the others do without, and seconds at the start.
     match name:
         case "router":
+            from streams import router
+
             return router.stage(settings)
         case "tier1":
+            from streams import tier1
+
             return tier1.stage(settings)
         case "tier2":
+            from streams import tier2
+
             return tier2.stage(settings)
         case "checker":
+            from streams import checker
+
             return checker.stage(settings)
         case "judge":
+            from streams import judge
+
             return judge.stage(settings)
 
 
@@ -82,10 +94,15 @@ def configure_logs(stage: str, level: str) -> None:
         handler.addFilter(_Seldom())
 
 
-async def run(name: StageName, settings: Settings) -> int:
-    """Run a stage until SIGTERM or SIGINT; returns the exit code."""
+async def run(name: Process, settings: Settings) -> int:
+    """Run a stage or the scoreboard until SIGTERM or SIGINT; returns the exit code."""
     configure_logs(name, settings.log_level)
     try:
+        if name == "scoreboard":
+            # Needs the extra `scoreboard`, which stages do without.
+            from streams.scoreboard import process
+
+            return await process.run(settings)
         async with _stage(name, settings) as stage:
             return await _run(stage, settings)
     except (SettingsError, ValueError, FileNotFoundError, RuntimeError) as exc:

@@ -47,15 +47,22 @@ async def member_of(admin: AIOKafkaAdminClient, group: str, instance_id: str) ->
 
     Raises: KafkaError if the coordinator doesn't answer.
     """
+    for member_id in await members(admin, group):
+        # A broker makes it of the instance id and a UUID, anew at every join. (The client_id beside it stays that of
+        # whoever joined first.)
+        if member_id[:-37] == instance_id:
+            return member_id
+    return None
+
+
+async def members(admin: AIOKafkaAdminClient, group: str) -> list[str]:
+    """The member_ids of a group; none of one that there isn't. Raises: KafkaError if the coordinator doesn't answer."""
+    found: list[str] = []
     for response in await admin.describe_consumer_groups([group]):
         for described in response.groups:
-            members: list[tuple[Any, ...]] = described[5]
-            for member_id, *_ in members:
-                # A broker makes it of the instance id and a UUID, anew at every join. (The client_id beside it stays
-                # that of whoever joined first.)
-                if member_id[:-37] == instance_id:
-                    return str(member_id)
-    return None
+            of_group: list[tuple[Any, ...]] = described[5]
+            found += (str(member_id) for member_id, *_ in of_group)
+    return found
 
 
 class InstanceTakenError(Exception):

@@ -146,10 +146,23 @@ class Scoreboard(faust.App):
             self.agent(channel, name=topic)(self._taking(topic))
         self.on_partitions_revoked.connect(self._moved)
 
+    def fail_with(self, task: "asyncio.Future[Any]") -> None:
+        """What ended a task with an error ends the process."""
+        if not task.cancelled() and (exc := task.exception()):
+            _fail(self.failed, exc)
+
+    def _crash(self, reason: BaseException) -> None:
+        super()._crash(reason)
+        _fail(self.failed, reason)
+
+    def partitions_of(self, topic: Topic) -> int:
+        """Of one that it reads."""
+        return self._partitions[self._prefix + topic.name]
+
     def _table(self, topic: Topic, source: Topic, key: type[Struct], value: type[Struct]) -> Any:
         """A table whose rows are in the changelog's partition of the source's record that changed them."""
         keys, values = _Codec(key), _Codec(value)
-        partitions = self._partitions[self._prefix + source.name]
+        partitions = self.partitions_of(source)
         changelog = self.topic(
             self._prefix + topic.name,
             key_serializer=keys,
