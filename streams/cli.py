@@ -11,7 +11,7 @@ import typer
 from rich.table import Table
 
 from schemas.events import StageName
-from streams import cli_learn
+from streams import cli_learn, cli_model
 from streams.command import FERNWAY, RUNS, console
 from streams.command import failed as _failed
 from streams.command import run as _run
@@ -43,6 +43,7 @@ policy_app = typer.Typer(help="What is in force, what it promises, and another i
 app.add_typer(policy_app, name="policy")
 audit_app = typer.Typer(help="Judge what was drawn for audits, and see how often the judge errs.", no_args_is_help=True)
 app.add_typer(audit_app, name="audit")
+app.add_typer(cli_model.app, name="model")
 app.command()(cli_learn.dataset)
 app.command()(cli_learn.learn)
 
@@ -70,12 +71,13 @@ def main() -> None:
     from streams.policy_records import PolicyError
     from streams.publish import BadLineError
     from streams.topics import TopicsError
+    from workers.store import StoreError
 
     try:
         app()
     except SettingsError as exc:
         sys.exit(_failed(str(exc), 2))
-    except (StepError, BadLineError, TopicsError, DeadLettersError, LearnError, PolicyError) as exc:
+    except (StepError, BadLineError, TopicsError, DeadLettersError, LearnError, PolicyError, StoreError) as exc:
         sys.exit(_failed(str(exc), 1))
     except KafkaError as exc:
         sys.exit(_failed(f"Kafka: {exc} (kafka.bootstrap_servers names the broker)", 1))

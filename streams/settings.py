@@ -11,7 +11,7 @@ import tomllib
 from pathlib import Path
 from typing import Any, Literal, TypeGuard, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import AnyUrl, BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -265,6 +265,8 @@ class Settings(BaseSettings):
     """The company's passages: tier-2 answers from them, the checker compares answers with them."""
     policy: Path = Path("policy.json")
     """Thresholds by category, for router and checker."""
+    store: AnyUrl | Path = Field(Path("models"), union_mode="left_to_right")
+    """Where `headgate model` keeps models: a folder, or s3://bucket/prefix; AWS_* variables say how to get there."""
     kafka: KafkaSettings = KafkaSettings()
     router: RouterSettings = RouterSettings()
     tier1: Tier1Settings = Tier1Settings()
