@@ -10,7 +10,7 @@ from msgspec import Struct
 from schemas.events import Event
 from schemas.labels import Label
 from schemas.tickets import TicketId
-from streams.scoreboard.quality import Judged, judged
+from streams.scoreboard.quality import judged
 from streams.scoreboard.summary import SPANS_S, Summary, summary
 from streams.scoreboard.tally import count
 from streams.scoreboard.views import (
@@ -76,10 +76,10 @@ def events(now: datetime, tickets: int = 400, categories: Sequence[str] = CATEGO
     ]
 
 
-def labels(now: datetime, each: int = 90) -> list[Judged]:
+def labels(now: datetime, each: int = 90) -> list[Label]:
     """Audits of both tiers in all categories but the last."""
     rng = random.Random(11)
-    made = [
+    return [
         Label(
             ticket_id=TicketId(f"{category}-{tier}-{n}"),
             category=category,
@@ -94,12 +94,12 @@ def labels(now: datetime, each: int = 90) -> list[Judged]:
         for tier in ("tier1", "tier2")
         for n in range(each)
     ]
-    return [one for n, label in enumerate(made) if (one := judged(label, n))]
 
 
-def board(of: Iterable[Event], judgements: Sequence[Judged], span: str, now: datetime) -> Summary:
+def board(of: Iterable[Event], judgements: Sequence[Label], span: str, now: datetime) -> Summary:
     """The summary of some events, made by what the service makes it with."""
-    return summary(count(of), judgements, span, now.timestamp())
+    in_force = [one for n, label in enumerate(judgements) if (one := judged(label, n))]
+    return summary(count(of), in_force, span, now.timestamp())
 
 
 def category(name: str, now: datetime, **fields: Any) -> CategoryView:

@@ -152,12 +152,14 @@ def test_an_endpoint_that_fails_leaves_the_rest_standing(console: Console, faili
 
 
 def test_old_figures_stay_beside_the_alarm(console: Console) -> None:
-    """What was read before an endpoint failed is shown, and called old."""
-    console.open("backlog")
+    """What was read before an endpoint failed is shown, and called old; no verdict is made of it."""
+    console.open(*ROWS)
+    assert console.text("#flowing-chip") == "● yes"
     console.said["/api/backlog"] = 500
     console.come_back()
     console.until(lambda: "may be old" in console.text("#backlog-alarm"))
     assert len(console.rows("#stages tr")) == 4
+    assert console.text("#flowing-chip") == "not known"
 
 
 def test_loading_is_no_alarm(console: Console) -> None:
