@@ -125,6 +125,24 @@ def test_the_best_answer_to_a_ticket_is_tier2s_then_tier1s_own_good_draft() -> N
     assert (by_ticket["t5"].records, by_ticket["t5"].label_source) == (("answers/0/5",), "")
 
 
+def test_feedback_only_speaks_against_an_answer() -> None:
+    """A complaint keeps an answer out that the judge accepted; praise lets none in, whichever comes last."""
+    audits = [an_audit(1, other=None), an_audit(2, other=None), an_audit(3, other=None)]
+    later = AT + timedelta(days=1)
+    labels = [
+        a_label(1),
+        a_label(1, acceptable=False, source="feedback", at=later),
+        a_label(2, acceptable=False),
+        a_label(2, source="feedback", at=later),
+        a_label(3, source="feedback"),
+        a_label(4, "tier2", acceptable=False, source="feedback"),
+        a_label(5, "tier2", source="feedback"),
+    ]
+    found = candidates(audits, [a_sent(4), a_sent(5)], labels)
+    assert list(answers(found)) == ["t5"]
+    assert found.left_out == {LeftOut.COMPLAINT: 2, LeftOut.BAD: 1, LeftOut.UNJUDGED: 1}
+
+
 def test_an_unjudged_draft_of_tier1_teaches_nothing() -> None:
     """Tier-1 would only learn to go on as it does."""
     found = candidates([an_audit(1, other=None)], [], [])

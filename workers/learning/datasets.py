@@ -49,6 +49,7 @@ class LeftOut(StrEnum):
     TWIN = "the same text as another row"
     AGAIN = "another answer to a ticket that has one"
     BAD = "judged not acceptable"
+    COMPLAINT = "complained about"
     UNJUDGED = "sent, and never judged"
     NEVER_TIER1 = "a rule keeps the ticket from tier-1"
     TICKET_GONE = "its ticket is no longer on a topic"

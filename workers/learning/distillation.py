@@ -27,6 +27,7 @@ from workers.checker.gates import failed_gates
 from workers.learning.adapter import Chat
 from workers.learning.datasets import LeftOut, as_draft, in_force, key_of, latest_audits, normalised
 from workers.learning.provenance import DataSet, Kept, Key, Placed, Provenance, counted, in_order, read, ticket_digest
+from workers.learning.review import RANDOM_SOURCES
 from workers.router.policy import AUDITABLE
 from workers.tier1.prompts import ChatMessage, fit
 from workers.tier2.redaction import redact, restore
@@ -70,15 +71,20 @@ class Distilled:
 def candidates(
     audits: Iterable[Placed[Audit]], sent: Iterable[Placed[Sent]], labels: Iterable[Placed[Label]]
 ) -> DataSet[Draft]:
-    """For each ticket the best answer of those that were judged acceptable, or that tier-2 gave and nobody judged:
-    first tier-2's judged ones, then tier-1's, then those."""
+    """For each ticket the best answer of those that an audit found acceptable, or that tier-2 gave and nobody judged:
+    first tier-2's audited ones, then tier-1's, then those.
+
+    What else is said of an answer, by a helpdesk's feedback say, can only speak against it.
+    """
     left_out: Counter[str] = Counter()
-    judged = in_force(labels, left_out)
+    known = list(labels)
+    judged = in_force((each for each in known if each.value.source in RANDOM_SOURCES), left_out)
+    said = in_force((each for each in known if each.value.source not in RANDOM_SOURCES), left_out)
     best: dict[Key, Kept[Draft]] = {}
     for draft, place in _drafts(latest_audits(audits, left_out).values(), sent):
         key = key_of(draft.routed.ticket)
-        label = judged.get((key, draft.tier))
-        if reason := _unwanted(draft, label.value if label else None):
+        label, other = judged.get((key, draft.tier)), said.get((key, draft.tier))
+        if reason := _unwanted(draft, label.value if label else None, other.value if other else None):
             left_out[reason] += 1
             continue
         found = Kept(draft, _provenance(draft, place, label))
@@ -107,9 +113,11 @@ def _drafts(audits: Iterable[Placed[Audit]], sent: Iterable[Placed[Sent]]) -> It
             yield as_draft(each.value.ticket, answer.decision, made, answer.answered_at), each.place
 
 
-def _unwanted(draft: Draft, label: Label | None) -> LeftOut | None:
+def _unwanted(draft: Draft, label: Label | None, said: Label | None) -> LeftOut | None:
     if draft.routed.decision.reason not in AUDITABLE:
         return LeftOut.NEVER_TIER1
+    if said is not None and not said.acceptable:
+        return LeftOut.COMPLAINT
     if label is not None:
         return None if label.acceptable else LeftOut.BAD
     return None if draft.tier == "tier2" else LeftOut.UNJUDGED
