@@ -34,13 +34,18 @@ class Label(Struct, frozen=True, kw_only=True):
     """The model that wrote the draft."""
     model_version: str = ""
     """The router model that gave p_ok."""
+    why: str = ""
+    """Why a helpdesk found it not acceptable, in words."""
 
 
 class Feedback(Struct, frozen=True, kw_only=True):
-    """What the helpdesk saw happen after an answer."""
+    """What the helpdesk saw happen after an answer. Tenant and ticket_id together name the ticket."""
 
     ticket_id: TicketId
     at: Moment
     reopened: bool = False
     edited_text: str | None = None
+    """What was sent instead of the answer."""
     rating: Annotated[int, Meta(ge=1, le=5)] | None = None
+    """The customer's; 5 is best."""
+    tenant: str = "default"

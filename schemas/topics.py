@@ -60,7 +60,7 @@ AUDITS = Topic(
     "audits", Audit, "ticket_id", "checker", "judge, people", retention_ms=90 * DAY_MS, twins=(BACKFILL, RETRY)
 )
 FEEDBACK = Topic("feedback", Feedback, "ticket_id", "helpdesks", "learning", retention_ms=90 * DAY_MS)
-LABELS = Topic("labels", Label, "ticket_id", "audits", "learning", retention_ms=365 * DAY_MS)
+LABELS = Topic("labels", Label, "ticket_id", "audits, feedback", "learning", retention_ms=365 * DAY_MS)
 POLICY = Topic("policy", Policy, "scope", "learning", "router, checker, tier2", cleanup="compact", partitions=1)
 SEEN = Topic(
     "seen",

@@ -29,7 +29,7 @@ from streams.runtime.clock import utc_now
 from streams.settings import CertifySettings, KafkaSettings, Settings
 from streams.trials import Trials, guards_of
 from workers.learning.guards import Comparison
-from workers.learning.lookout import Lookouts
+from workers.learning.lookout import Lookouts, complained
 from workers.learning.review import Review, by_category, review
 from workers.learning.thresholds import Goal
 from workers.learning.trial import next_step
@@ -143,7 +143,8 @@ class Watch:
         self._lookouts.follow(active, candidate, by_category(labels))
         async for event in self._verdicts():
             self._lookouts.add(event)
-        warnings = self._lookouts.warnings
+        by_feedback = complained(active, candidate, labels)
+        warnings = {name: by_feedback[name] or self._lookouts.warnings.get(name, False) for name in by_feedback}
         _show_warnings(warnings)
         warned = {name: self._warning_share for name, is_on in warnings.items() if is_on}
         return Known(

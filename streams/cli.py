@@ -346,6 +346,16 @@ def audit_status() -> None:
 
 
 @app.command()
+def feedback(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say who complains about what.")] = False,
+) -> None:
+    """Join the helpdesks' feedback with the answers that it is about, and publish what follows as labels."""
+    from streams.feedback import label_feedback
+
+    _run(label_feedback(load().kafka, dry_run, console))
+
+
+@app.command()
 def publish(
     file: Annotated[str, typer.Argument(help="A file of tickets, one JSON object a line; - is standard input.")],
 ) -> None:

@@ -37,8 +37,13 @@ class Join:
     """Labels that were passed over because a later one is in force."""
     unreadable: int = 0
     """Records that are none of ours."""
+    complaints: int = 0
+    """Labels of feedback: they come from tickets that chose themselves, and an audit's label must not give way."""
 
     def add_label(self, label: Label) -> None:
+        if label.source == "feedback":
+            self.complaints += 1
+            return
         in_force = self.labels.setdefault((label.tenant, label.ticket_id), {})
         before = in_force.get(label.tier)
         self.replaced += before is not None
@@ -59,7 +64,8 @@ class Join:
         """For the operator, in a line."""
         return (
             f"{len(self.outcomes)} labelled tickets; left out: {self.without_ticket} whose ticket is no longer on its "
-            f"topic, {self.replaced} labels replaced by later ones, {self.unreadable} records that can't be read"
+            f"topic, {self.replaced} labels replaced by later ones, {self.complaints} of feedback, "
+            f"{self.unreadable} records that can't be read"
         )
 
 

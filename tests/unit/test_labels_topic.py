@@ -76,3 +76,12 @@ def test_a_tier2_label_alone_has_its_own_propensity() -> None:
     """Tier-1 was not tried, or not judged."""
     join = joined([a_label(tier="tier2", propensity=0.3)], a_ticket())
     assert [(o.tier1_ok, o.tier2_ok, o.propensity) for o in join.outcomes.values()] == [(None, True, 0.3)]
+
+
+def test_feedback_replaces_no_audits_label() -> None:
+    """Whoever complains chose himself: to learn from that would be to learn who complains."""
+    later = a_label(acceptable=False, later_s=9, source="feedback")
+    join = joined([a_label(acceptable=True), later], a_ticket())
+    assert [o.tier1_ok for o in join.outcomes.values()] == [True]
+    assert (join.complaints, join.replaced) == (1, 0)
+    assert "1 of feedback" in join.said()

@@ -10,7 +10,7 @@ from schemas.labels import Label
 from schemas.policy import CategoryPolicy, Certificate, Policy
 from schemas.tickets import TicketId
 from tests.records import AT
-from workers.learning.lookout import CALM_DRAFTS, DELTA, Lookout, Lookouts, baseline, checked
+from workers.learning.lookout import CALM_DRAFTS, DELTA, Lookout, Lookouts, baseline, checked, complained
 from workers.learning.review import by_category, review
 from workers.learning.thresholds import Goal
 
@@ -152,6 +152,32 @@ def test_what_a_candidate_refuses_is_no_warning() -> None:
     for number in range(300):
         lookouts.add(verdict(number, True, policy_version="v2"))
     assert lookouts.warnings == {"billing": False}
+
+
+def complaint(number: int, acceptable: bool, **fields: object) -> Label:
+    at = AT + timedelta(minutes=number)
+    values = {"source": "feedback", "acceptable": acceptable, "at": at, "policy_version": "v1"}
+    return label(number, **values | fields)
+
+
+USUAL = [complaint(n, n % 5 > 0) for n in range(-200, 0)]
+
+
+def test_more_complaints_than_before_the_certificate_warn() -> None:
+    """In its categories, of tier-1's answers, under the policy in force."""
+    worse = [complaint(n, n % 2 > 0) for n in range(1, 200)]
+    assert complained(POLICY, None, [*USUAL, *worse]) == {"billing": True}
+    for fields in ({"category": "orders"}, {"tier": "tier2"}, {"policy_version": "v2"}):
+        others = [complaint(n, n % 2 > 0, **fields) for n in range(1, 200)]
+        assert complained(POLICY, replace(POLICY, version="v2"), [*USUAL, *others]) == {"billing": False}
+    assert complained(POLICY, None, [*USUAL, *(complaint(n, n % 5 > 0) for n in range(1, 200))]) == {"billing": False}
+    assert complained(POLICY, None, worse) == {"billing": False}
+
+
+def test_what_is_said_later_of_an_answer_counts_instead() -> None:
+    """A ticket that was reopened after it was praised is one complaint, and not a piece of feedback more."""
+    twice = [complaint(1, n % 2 > 0, ticket_id=TicketId("u1")) for n in range(200)]
+    assert complained(POLICY, None, [*USUAL, *twice]) == {"billing": False}
 
 
 def test_a_warning_raises_the_share_of_audits_and_gives_it_back() -> None:
