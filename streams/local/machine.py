@@ -12,6 +12,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from pydantic import SecretStr
@@ -56,6 +57,8 @@ class LocalRun:
     frontier: Frontier
     processes: Processes
     folder: Path
+    console: str | None
+    """The scoreboard's address; None without the extra that it needs."""
 
 
 def frontier(limit_usd: float) -> Frontier:
@@ -86,7 +89,7 @@ async def local_run(
         tier1_url = f"http://127.0.0.1:{free_port()}/v1"
         environment = _environment(kafka, company, tier1_url, chosen)
         await _models(processes, company, tier1_url, chosen, settings, say)
-        await _stages(processes, environment, say)
+        console = await _stages(processes, environment, settings.scoreboard.port, say)
         told = settings.model_copy(
             update={
                 "kafka": kafka,
@@ -101,7 +104,7 @@ async def local_run(
                 ),
             }
         )
-        yield LocalRun(kafka, told, environment, chosen, processes, folder)
+        yield LocalRun(kafka, told, environment, chosen, processes, folder, console)
         say("stopping")
 
 
@@ -181,20 +184,33 @@ def _recorded_frontier(company: Path, url: str) -> Child:
     return Child("recorded-frontier", argv, f"{url}/health", restart=True)
 
 
-async def _stages(processes: Processes, environment: dict[str, str], say: Say) -> None:
+async def _stages(processes: Processes, environment: dict[str, str], console_port: int, say: Say) -> str | None:
+    """The stages and, where it is installed, the scoreboard; returns the console's address."""
     started = time.monotonic()
-    for stage in STAGES:
+    console_port = free_port(console_port)
+    environment = environment | {PREFIX + "SCOREBOARD__PORT": str(console_port)}
+    has_console = find_spec("faust") is not None
+    names = (*STAGES, "scoreboard") if has_console else STAGES
+    for name in names:
         port = free_port()
-        own = {PREFIX + "HEALTH_PORT": str(port), PREFIX + "KAFKA__GROUP_INSTANCE_ID": f"{stage}-1"}
-        argv = (sys.executable, "-m", "streams.cli", "run", stage)
-        processes.start(Child(stage, argv, f"http://127.0.0.1:{port}/readyz", environment | own, restart=True))
-    await asyncio.gather(*(processes.wait_ready(stage) for stage in STAGES))
+        own = {PREFIX + "HEALTH_PORT": str(port), PREFIX + "KAFKA__GROUP_INSTANCE_ID": f"{name}-1"}
+        argv = (sys.executable, "-m", "streams.cli", "run", name)
+        processes.start(Child(name, argv, f"http://127.0.0.1:{port}/readyz", environment | own, restart=True))
+    await asyncio.gather(*(processes.wait_ready(name) for name in names))
     say(f"stages      {', '.join(STAGES)}: ready in {time.monotonic() - started:.1f} s")
+    console = f"http://127.0.0.1:{console_port}/" if has_console else None
+    say(f"console     {console or 'none: the extra scoreboard is not installed'}")
+    return console
 
 
-def free_port() -> int:
-    """A port that is free now."""
+def free_port(wanted: int = 0) -> int:
+    """A port that is free now: the one that is wanted, or another if that is taken."""
     with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
+        # As servers do, or a port of a run that has just ended would count as taken.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind(("127.0.0.1", wanted))
+        except OSError:
+            listener.bind(("127.0.0.1", 0))
         port: int = listener.getsockname()[1]
         return port

@@ -22,13 +22,12 @@ async def up(
         console.print(f"  {escape(text)}", highlight=False)
 
     async with local_run(settings, company, folder, embedded, spend_limit_usd, say) as run:
-        console.print(
-            _how_to(run.kafka.bootstrap_servers, run.frontier.recorded, folder), highlight=False, soft_wrap=True
-        )
+        how_to = _how_to(run.kafka.bootstrap_servers, run.console, run.frontier.recorded, folder)
+        console.print(how_to, highlight=False, soft_wrap=True)
         await run.processes.watch()
 
 
-def _how_to(bootstrap_servers: str, recorded: bool, folder: Path) -> str:
+def _how_to(bootstrap_servers: str, address: str | None, recorded: bool, folder: Path) -> str:
     known = (
         "\nTier-2 is a recording of answers to the example tickets: any other ticket that needs it\n"
         "goes to a person (handoffs). "
@@ -36,6 +35,7 @@ def _how_to(bootstrap_servers: str, recorded: bool, folder: Path) -> str:
         if recorded
         else ""
     )
+    shown = f"What becomes of them, what that costs and how good it is: [bold]{address}[/]\n" if address else ""
     command = escape(sys.argv[0])
     return f"""
 [bold]Headgate is up.[/] In another shell:
@@ -45,5 +45,5 @@ def _how_to(bootstrap_servers: str, recorded: bool, folder: Path) -> str:
   {command} answers --follow
 
 Any Kafka client will do: publish JSON to the topic [bold]tickets[/], read the topic [bold]answers[/].
-{known}Logs: {escape(str(folder))}/logs    Ctrl-C stops everything.
+{known}{shown}Logs: {escape(str(folder))}/logs    Ctrl-C stops everything.
 """

@@ -52,8 +52,8 @@ def option(service: str, name: str) -> str:
 
 
 def test_every_stage_has_a_service_of_its_name() -> None:
-    """A stage that is missing here would leave its topic unread."""
-    assert {name: COMMANDS[name][2] for name in STAGE_SERVICES} == {stage: stage for stage in STAGES}
+    """A stage that is missing here would leave its topic unread; the scoreboard runs like one."""
+    assert {name: COMMANDS[name][2] for name in STAGE_SERVICES} == {name: name for name in (*STAGES, "scoreboard")}
 
 
 @pytest.mark.parametrize("service", [name for name, command in COMMANDS.items() if command[0] == "headgate"])
@@ -104,6 +104,12 @@ def test_stages_find_kafka_under_an_address_that_it_advertises(service: str, mon
     kafka = SERVICES["kafka"]["environment"]
     assert f"INSIDE://{address}" in kafka["KAFKA_ADVERTISED_LISTENERS"].split(",")
     assert f":{address.split(':')[1]}" in kafka["KAFKA_LISTENERS"]
+
+
+def test_the_console_is_where_the_settings_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On this machine only: it asks for no password."""
+    port = settings_of("scoreboard", monkeypatch).scoreboard.port
+    assert OURS["scoreboard"]["ports"] == [f"127.0.0.1:{port}:{port}"]
 
 
 def test_helpdesks_find_kafka_where_the_settings_look_by_default() -> None:
