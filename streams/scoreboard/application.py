@@ -41,6 +41,9 @@ GROUP = "headgate-scoreboard"
 COMMIT_S = 2.0
 """Between two commits. They decide nothing: they tell others how far the scoreboard is."""
 
+BUFFERED = 256
+"""Records read ahead of the handlers: an audit may have megabytes."""
+
 log = structlog.get_logger()
 
 
@@ -122,6 +125,7 @@ class Scoreboard(faust.App):
             broker_heartbeat_interval=kafka.session_timeout_s / 4,
             broker_commit_interval=COMMIT_S,
             stream_wait_empty=False,
+            stream_buffer_maxsize=BUFFERED,
         )
         self._prefix = kafka.topic_prefix
         self._partitions = partitions

@@ -161,6 +161,7 @@ async def _answering(
         response = _json(Failure(error=str(exc) or "Kafka did not answer in time"), 503)
     except ValueError as exc:
         # What is configured can't be: the same that stops `headgate certify` at its start.
+        log.error("request_failed", path=request.path, error=str(exc))
         response = _json(Failure(error=str(exc)), 500)
     except Exception as exc:
         log.exception("request_failed", path=request.path)
