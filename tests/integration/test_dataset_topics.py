@@ -20,6 +20,7 @@ from schemas.policy import CategoryPolicy, Policy
 from schemas.tickets import RouteReason, Ticket, TicketId
 from schemas.topics import BACKFILL
 from streams.learn import LearnError
+from streams.learn_data import solve_thresholds
 from streams.learn_topics import make
 from streams.local.embedded_kafka import EmbeddedKafka
 from streams.policy_records import put_in_force
@@ -212,9 +213,7 @@ async def test_labels_become_thresholds_and_audits_what_a_scorer_learns_from(
     }
     assert said.unreadable == 3
 
-    learn = ("learn", "thresholds", "--data", tmp_path / "thresholds" / "rows.jsonl", "--out", tmp_path / "new.json")
-    code, out, error = await headgate(settings, *learn)
-    assert code == 0, error
+    out = solve_thresholds(tmp_path / "thresholds" / "rows.jsonl", tmp_path / "new.json", load())
     policy = msgspec.json.decode((tmp_path / "new.json").read_bytes(), type=Policy)
     assert (policy.router_model, policy.tier1_model, policy.tier2_customers) == ("router-1", "small-1", ("vip",))
     # Five labels prove nothing, so nothing ships.
