@@ -17,6 +17,7 @@ from prometheus_client import Gauge
 from rich.console import Console
 
 from schemas.codec import PoisonError, decode
+from schemas.events import Event
 from schemas.labels import Label
 from schemas.policy import Evidence, Policy, Role
 from schemas.topics import LABELS
@@ -170,15 +171,20 @@ async def run(settings: Settings, once: bool, dry_run: bool, console: Console) -
     """Look, publish, wait, until cancelled; or look once."""
     async with watching(settings) as watch:
         while True:
-            known = await watch.look()
-            _measure(known)
-            for done, policy in known.changes(settings.certify.promote_after):
-                _tell(done.of, policy, console)
-                if not dry_run:
-                    await _publish(settings.kafka, known.policies, done.of, policy)
+            await act(watch, settings, dry_run, console)
             if once:
                 return
             await asyncio.sleep(settings.certify.interval_s)
+
+
+async def act(watch: Watch, settings: Settings, dry_run: bool, console: Console) -> None:
+    """One look, and what follows from it. Raises: as `Watch.look`."""
+    known = await watch.look()
+    _measure(known)
+    for done, policy in known.changes(settings.certify.promote_after):
+        _tell(done.of, policy, console)
+        if not dry_run:
+            await _publish(settings.kafka, known.policies, done.of, policy)
 
 
 def shipped_under(policy: Policy, policies: Policies, labels: Sequence[Label]) -> list[Label]:
@@ -247,8 +253,14 @@ async def promote(settings: Settings, version: str, share: float | None) -> Poli
 
     Raises: PolicyError if there is no such policy.
     """
-    async with watching(settings) as watch:
-        known = await watch.look()
+
+    async def no_verdicts() -> AsyncIterator[Event]:
+        # Hours of them would be read, and only for early warnings.
+        return
+        yield
+
+    async with Trials(settings.kafka, guards_of(settings.certify)) as trials:
+        known = await Watch(settings, no_verdicts, trials).look()
     candidate = known.candidate
     is_meant = candidate is not None and candidate.of.version.startswith(version)
     evidence = known.evidence(candidate, "in_force", COMMAND) if candidate and is_meant else None

@@ -3,10 +3,11 @@
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 from rich.console import Console
 
 from schemas.answers import HandoffReason
@@ -19,7 +20,7 @@ from streams import certify, router
 from streams.local.embedded_kafka import EmbeddedKafka
 from streams.outcomes import handoff
 from streams.policies import load_policy
-from streams.policy_records import publish_policy, read_shelf
+from streams.policy_records import PolicyError, promote, publish_policy, read_shelf, rollback
 from streams.runtime.clock import age_s, utc_now
 from streams.runtime.loop import StageLoop
 from streams.runtime.stage import Done, Output, Record, Stage, singly
@@ -47,18 +48,18 @@ def configured(kafka: EmbeddedKafka, topics: str, tmp_path: Path) -> Settings:
             "policy": tmp_path / "policy.json",
             "router": RouterSettings(model=write_model(tmp_path / "model.onnx"), threads=1),
             "kafka": KafkaSettings(bootstrap_servers=kafka.bootstrap_servers, topic_prefix=topics, drain_s=5.0),
-            "certify": CertifySettings(interval_s=0.2, guard_from=40, max_latency_ratio=1.2),
+            "certify": CertifySettings(guard_from=40, max_latency_ratio=1.2),
         }
     )
 
 
-def tier2_that_takes(slow_version: str, slow_s: float, usual_s: float) -> Stage[Routed]:
-    """A person answers everything; tickets of one policy wait longer for that."""
+def tier2_that_takes(slow_s: float, usual_s: float) -> Stage[Routed]:
+    """A person answers everything; tickets of another policy than the file's wait longer for that."""
 
     async def handle(record: Record[Routed]) -> Done:
         routed = record.value
         decision, ticket = routed.decision, routed.ticket
-        await asyncio.sleep(slow_s if decision.policy_version == slow_version else usual_s)
+        await asyncio.sleep(usual_s if decision.policy_version == "file" else slow_s)
         event = Event(
             event_id=f"tier2/{record.origin}",
             at=utc_now(),
@@ -78,12 +79,14 @@ def tier2_that_takes(slow_version: str, slow_s: float, usual_s: float) -> Stage[
 @asynccontextmanager
 async def traffic(settings: Settings, tier2: Stage[Routed]) -> AsyncIterator[list[str]]:
     """Tickets through the router and `tier2` while the block lasts, and then until all are finished. Yields the ids as
-    they are published."""
+    they are published, once some are through: what waited while the stages began is old under any policy."""
     kafka, ids = settings.kafka, list[str]()
 
+    stopped = asyncio.Event()
+
     async def publish() -> None:
-        while True:
-            new = [f"t{n:05}" for n in range(len(ids), len(ids) + 20)]
+        while not stopped.is_set():
+            new = [f"t{n:05}" for n in range(len(ids), len(ids) + 10)]
             ids.extend(new)
             await write_tickets(kafka.bootstrap_servers, kafka.topic_prefix, new)
             await asyncio.sleep(0.2)
@@ -93,11 +96,11 @@ async def traffic(settings: Settings, tier2: Stage[Routed]) -> AsyncIterator[lis
         running = [asyncio.create_task(loop.run()) for loop in loops]
         publishing = asyncio.create_task(publish())
         try:
+            await committed_records(kafka.bootstrap_servers, kafka.topic_prefix + "handoffs", 20)
             yield ids
         finally:
-            publishing.cancel()
-            with suppress(asyncio.CancelledError):
-                await publishing
+            stopped.set()
+            await publishing
             handed = await committed_records(kafka.bootstrap_servers, kafka.topic_prefix + "handoffs", len(ids))
             for loop in loops:
                 loop.stop()
@@ -105,28 +108,24 @@ async def traffic(settings: Settings, tier2: Stage[Routed]) -> AsyncIterator[lis
             assert Counter((r.key or b"").decode() for r in handed) == Counter(ids), "each ticket ends once"
 
 
-@asynccontextmanager
-async def certifying(settings: Settings) -> AsyncIterator[None]:
-    """`headgate certify` at work."""
-    running = asyncio.create_task(certify.run(settings, once=False, dry_run=False, console=Console(quiet=True)))
-    try:
-        yield
-    finally:
-        running.cancel()
-        with suppress(asyncio.CancelledError):
-            await running
+async def certify_until_the_trial_is_over(settings: Settings) -> Policy | None:
+    """What `headgate certify` does, look by look, until there is no candidate any more; returns what is in force."""
+    async with certify.watching(settings) as watch:
+
+        async def is_over() -> bool:
+            await certify.act(watch, settings, dry_run=False, console=Console(quiet=True))
+            return (await read_shelf(settings.kafka, "default")).candidate is None
+
+        await until(is_over)
+    return (await read_shelf(settings.kafka, "default")).active
 
 
 async def test_a_candidate_whose_tickets_are_slow_is_rolled_back(configured: Settings) -> None:
     """By itself, with what was seen as evidence; later tickets are the other's again, and none is lost over it."""
     kafka, start = configured.kafka, load_policy(configured.policy)
-    candidate = await publish_policy(kafka, start, OTHER, 0.5)
-    async with traffic(configured, tier2_that_takes(candidate.version, 1.0, 0.3)) as ids, certifying(configured):
-
-        async def is_over() -> bool:
-            return (await read_shelf(kafka, "default")).candidate is None
-
-        await until(is_over)
+    async with traffic(configured, tier2_that_takes(1.5, 0.3)) as ids:
+        candidate = await publish_policy(kafka, start, OTHER, 0.5)
+        assert await certify_until_the_trial_is_over(configured) is None
         await asyncio.sleep(2)  # twice as long as a new policy may take
         late = len(ids)
         await until(lambda: len(ids) >= late + 60)
@@ -154,17 +153,32 @@ async def test_a_candidate_without_a_breach_is_promoted_where_that_is_wanted(con
     patient = configured.certify.model_copy(update={"promote_after": 40, "max_latency_ratio": 3.0})
     settings = configured.model_copy(update={"certify": patient})
     kafka, start = settings.kafka, load_policy(settings.policy)
-    candidate = await publish_policy(kafka, start, OTHER, 0.5)
-    async with traffic(settings, tier2_that_takes("", 0.1, 0.1)), certifying(settings):
-
-        async def is_in_force() -> bool:
-            shelf = await read_shelf(kafka, "default")
-            return shelf.active is not None and shelf.active.version == candidate.version and shelf.candidate is None
-
-        await until(is_in_force)
-    active = (await read_shelf(kafka, "default")).active
+    async with traffic(settings, tier2_that_takes(0.1, 0.1)):
+        candidate = await publish_policy(kafka, start, OTHER, 0.5)
+        active = await certify_until_the_trial_is_over(settings)
     assert active is not None
+    assert active.version == candidate.version
     assert active.evidence is not None
     assert active.evidence.tickets >= 40
     assert active.evidence.cost_ratio == pytest.approx(1.0, abs=0.1)
     assert active.canary_share == 0.0
+
+
+async def test_an_operators_promotion_carries_its_evidence_and_is_taken_back_step_by_step(configured: Settings) -> None:
+    """What is known of the candidate goes with it; a rollback never leads to a policy that was rolled back."""
+    kafka, start = configured.kafka, load_policy(configured.policy)
+    first = await publish_policy(kafka, start, OTHER, None)
+    second = await publish_policy(kafka, start, replace(OTHER, max_ticket_chars=1_998), 0.5)
+    failed = await publish_policy(kafka, start, replace(OTHER, max_ticket_chars=1_997), 0.5)
+    await rollback(kafka, start, "")
+    await promote(kafka, start, second.version, 0.5)
+    promoted = await certify.promote(configured, "", None)
+    assert promoted.version == second.version
+    assert promoted.evidence is not None
+    assert (promoted.evidence.role, promoted.evidence.by) == ("in_force", "headgate policy promote")
+    assert (await rollback(kafka, start, "")).version == first.version
+    with pytest.raises(PolicyError, match="no earlier policy"):
+        await rollback(kafka, start, "")
+    lost = (await read_shelf(kafka, "default")).versions[failed.version].evidence
+    assert lost is not None
+    assert lost.role == "rolled_back"
