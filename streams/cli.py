@@ -239,7 +239,8 @@ def list_policies() -> None:
     table = Table("version", "made", "in force", "because")
     for policy in sorted(shelf.versions.values(), key=lambda p: str(p.made_at)):
         role = "yes" if shelf.active and policy.version == shelf.active.version else ""
-        table.add_row(policy.version, f"{policy.made_at:%Y-%m-%d %H:%M}", role, "; ".join(policy.because))
+        because = (*policy.because, *(policy.evidence.because if policy.evidence else ()))
+        table.add_row(policy.version, f"{policy.made_at:%Y-%m-%d %H:%M}", role, "; ".join(because))
     console.print(table)
 
 

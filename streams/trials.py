@@ -30,9 +30,10 @@ def guards_of(config: CertifySettings) -> Guards:
 
 
 def began_at(policies: Policies) -> datetime:
-    """Since when these two stand beside each other."""
+    """Since when these two stand beside each other, by clocks that may differ; the epoch where nobody knows."""
     moments = [p.evidence.at if p.evidence else p.made_at for p in policies if p]
-    return max((at for at in moments if at), default=datetime.fromtimestamp(0, UTC))
+    known = [at for at in moments if at]
+    return max(known) - timedelta(seconds=CLOCKS_S) if known else datetime.fromtimestamp(0, UTC)
 
 
 class Trials:
@@ -60,8 +61,7 @@ class Trials:
             await self._end()
             if policies.candidate is None:
                 return Comparison()
-            since = began_at(policies) - timedelta(seconds=CLOCKS_S)
-            new = await self._reading.enter_async_context(events_since(self._kafka, since))
+            new = await self._reading.enter_async_context(events_since(self._kafka, began_at(policies)))
             self._trial = Trial(policies, self._guards.most_tickets), new
         trial, new = self._trial
         async for event in new():

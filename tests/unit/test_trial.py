@@ -3,10 +3,12 @@
 from datetime import timedelta
 
 import pytest
+from msgspec.structs import replace
 
 from schemas.events import Event
-from schemas.policy import CategoryPolicy, Policy, Role
+from schemas.policy import CategoryPolicy, Evidence, Policy, Role
 from schemas.tickets import TicketId
+from streams.trials import began_at
 from tests.records import AT
 from workers.learning.guards import Comparison, Journey
 from workers.learning.review import Review
@@ -100,3 +102,10 @@ def test_what_follows_for_a_candidate(seen: Comparison, promote_after: int | Non
     """A breach wins; promotion only where it is wanted, and on finished tickets."""
     unchanged = Review(CANDIDATE, CANDIDATE, {}, {})
     assert next_step(unchanged, seen, promote_after)[0] == role
+
+
+def test_a_trial_begins_when_the_later_of_both_got_its_place() -> None:
+    """However old the policy is that was taken out again for it; a file's alone says nothing of when."""
+    placed = replace(CANDIDATE, evidence=Evidence(role="candidate", at=AT, by="headgate policy promote"))
+    assert began_at(Policies(replace(ACTIVE, made_at=AT - timedelta(days=9)), placed)) == AT - timedelta(seconds=60)
+    assert began_at(BOTH).timestamp() == 0
