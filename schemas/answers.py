@@ -34,6 +34,8 @@ class Verdict(Struct, frozen=True, kw_only=True):
     threshold: float | None
     policy_version: str
     cost_usd: float
+    scorer: str = ""
+    """The scorer that gave the score."""
 
 
 class Costs(Struct, frozen=True, kw_only=True):

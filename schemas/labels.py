@@ -22,6 +22,8 @@ class Label(Struct, frozen=True, kw_only=True):
     p_ok: float | None = None
     score: float | None = None
     """The checker's; None where a gate refused the draft, or tier-2 wrote it."""
+    scorer: str = ""
+    """The scorer that gave it: scores of another can't be compared."""
     policy_version: str = ""
     tenant: str = "default"
     tier: Tier = "tier1"

@@ -112,6 +112,8 @@ class Attempt(Struct, frozen=True, kw_only=True):
     score: float | None
     cost_usd: float
     duration_s: float
+    scorer: str = ""
+    """The checker's scorer that gave the score."""
     model: str = ""
     finish_reason: str = ""
     logprobs: LogProbs | None = None

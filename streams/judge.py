@@ -84,6 +84,7 @@ def labels(audit: Audit, said: Judgement, source: Source, at: datetime) -> list[
             at=at,
             p_ok=audit.decision.p_ok,
             score=draft.score,
+            scorer=draft.scorer,
             policy_version=audit.decision.policy_version,
             tenant=audit.ticket.tenant,
             tier=tier,

@@ -14,6 +14,7 @@ def attempt(draft: Draft, verdict: Verdict) -> Attempt:
         text=draft.text,
         reason=",".join(verdict.reasons),
         score=verdict.score,
+        scorer=verdict.scorer,
         cost_usd=draft.cost_usd,
         duration_s=draft.duration_s,
         model=draft.model,

@@ -27,6 +27,8 @@ PASSAGES = (Passage("orders.delivery", "orders", "delivery takes 2 business days
 class ByWords:
     """A scorer that finds longer answers better: 0.1 a word."""
 
+    version = "by-words"
+
     def score(self, rows: NDArray[np.float32]) -> NDArray[np.float64]:
         return np.asarray(np.expm1(rows[:, NAMES.index("answer_words")]) / 10, np.float64)
 
@@ -60,6 +62,7 @@ def test_each_draft_gets_its_own_verdict(checker: Checker) -> None:
         (GateReason.EMPTY,),
     ]
     assert [v.score for v in verdicts] == [pytest.approx(0.8), None, pytest.approx(0.4), None, None]
+    assert [v.scorer for v in verdicts] == ["by-words", "", "by-words", "", ""]
     assert {v.policy_version for v in verdicts} == {"v7"}
 
 

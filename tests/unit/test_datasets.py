@@ -99,12 +99,13 @@ def test_a_draft_that_a_gate_refused_scores_nothing() -> None:
         ({"source": "escalation"}, LeftOut.NOT_RANDOM),
         ({"model_version": "router-0"}, LeftOut.OTHER_ROUTER),
         ({"model": "small-0"}, LeftOut.OTHER_TIER1),
+        ({"scorer": "scorer-0", "at": AT - timedelta(1)}, LeftOut.OTHER_SCORER),
         ({"p_ok": None}, LeftOut.NO_P_OK),
     ],
 )
 def test_a_label_that_thresholds_cannot_use_is_counted(fields: dict[str, Any], reason: LeftOut) -> None:
     """By the reason, and makes no row."""
-    found = threshold_rows([a_label(1), a_label(2, **fields)], MADE, IN_FORCE)
+    found = threshold_rows([a_label(1, scorer="scorer-1"), a_label(2, **fields)], MADE, IN_FORCE)
     assert (len(found.rows), found.left_out) == (1, {reason: 1})
 
 

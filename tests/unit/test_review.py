@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from schemas.labels import Label
 from schemas.policy import CategoryPolicy, Policy
@@ -147,6 +148,17 @@ def test_labels_that_are_no_random_sample_prove_nothing() -> None:
     """Feedback comes from whoever complains; and tier-2's labels are not about tier-1."""
     for fields in ({"source": "feedback"}, {"source": "escalation"}, {"tier": "tier2"}):
         assert review(labels(400, **fields), NEW, GOAL, START).policy is NEW
+
+
+@pytest.mark.parametrize("part", [("router_model", "model_version"), ("scorer", "scorer"), ("tier1_model", "model")])
+def test_labels_of_other_models_prove_nothing(part: tuple[str, str]) -> None:
+    """Their p_ok and scores can't be compared, and their drafts are another model's; what names no model counts."""
+    in_policy, in_label = part
+    policy = replace(NEW, **{in_policy: "new"})
+    for name, counted in (("old", 0), ("new", 400), ("", 400)):
+        done = review(labels(400, **{in_label: name}), policy, GOAL, START + timedelta(days=2))
+        assert done.labels.get("billing", 0) == counted
+        assert (done.policy is policy) == (counted == 0)
 
 
 def test_a_persons_later_word_counts() -> None:

@@ -41,7 +41,8 @@ class Checker:
         scores = dict(zip(to_score, self.scores([drafts[i] for i in to_score]), strict=True))
         cost_usd = (time.perf_counter() - started) * self.usd_per_hour / 3600 / max(1, len(drafts))
         return [
-            judge(draft, gates[i], scores.get(i), self.policy_of(draft), cost_usd) for i, draft in enumerate(drafts)
+            judge(draft, gates[i], scores.get(i), self.policy_of(draft), cost_usd, self.scorer.version)
+            for i, draft in enumerate(drafts)
         ]
 
     def scores(self, drafts: Sequence[Draft]) -> list[float]:
@@ -54,7 +55,14 @@ class Checker:
         return [float(s) for s in self.scorer.score(np.stack(rows))]
 
 
-def judge(draft: Draft, gates: tuple[GateReason, ...], score: float | None, policy: Policy, cost_usd: float) -> Verdict:
+def judge(
+    draft: Draft,
+    gates: tuple[GateReason, ...],
+    score: float | None,
+    policy: Policy,
+    cost_usd: float,
+    scorer: str = "",
+) -> Verdict:
     """The verdict from what the gates and the scorer said; a tier-2 draft passes the gates only."""
     category = policy.of(draft.routed.decision.category) if draft.tier == "tier1" else None
     threshold = category.score_threshold if category else None
@@ -73,4 +81,5 @@ def judge(draft: Draft, gates: tuple[GateReason, ...], score: float | None, poli
         threshold=threshold,
         policy_version=policy.version,
         cost_usd=cost_usd,
+        scorer=scorer if score is not None else "",
     )

@@ -40,6 +40,7 @@ class LeftOut(StrEnum):
     REPLACED = "replaced by a later label of the same draft"
     OTHER_ROUTER = "p_ok by another router model"
     OTHER_TIER1 = "a draft by another tier-1 model"
+    OTHER_SCORER = "a score by another scorer"
     NO_P_OK = "no p_ok"
     BEFORE_ALARM = "from before its category's certificate fell"
     UNLABELLED = "an audit that nobody has judged"
@@ -115,17 +116,23 @@ def threshold_rows(labels: Iterable[Placed[Label]], made: Made, policy: Policy) 
     """
     left_out: Counter[str] = Counter()
     kept = []
-    for label in _audited(labels, left_out).values():
-        if reason := _unusable(label.value, made, policy):
+    audited = _audited(labels, left_out).values()
+    scored = [label.value for label in audited if label.value.scorer]
+    scorer = max(scored, key=lambda label: label.at).scorer if scored else ""
+    for label in audited:
+        if reason := _unusable(label.value, made, scorer, policy):
             left_out[reason] += 1
         else:
             kept.append(Kept(_row(label.value), provenance(label.value, label.place)))
     return DataSet(in_order(kept), counted(left_out))
 
 
-def _unusable(label: Label, made: Made, policy: Policy) -> LeftOut | None:
+def _unusable(label: Label, made: Made, scorer: str, policy: Policy) -> LeftOut | None:
     if reason := _other_models(label, made):
         return reason
+    # A draft that a gate refused has no score.
+    if label.scorer not in ("", scorer):
+        return LeftOut.OTHER_SCORER
     if label.p_ok is None:
         return LeftOut.NO_P_OK
     return None if counts(label, policy.categories.get(label.category)) else LeftOut.BEFORE_ALARM

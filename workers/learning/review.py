@@ -63,7 +63,7 @@ def review(
     `warned` are the categories with an early warning, each with the share of tickets to audit while it is on; the
     others have their usual share again. None: nobody looked, and the shares stay.
     """
-    of = by_category(labels)
+    of = by_category(label for label in labels if speaks_of(label, policy))
     drift = {n: drift_test(n, each.certificate, of) for n, each in policy.categories.items() if each.certificate}
     changes: dict[str, CategoryPolicy] = {}
     because: list[str] = []
@@ -111,6 +111,16 @@ def with_warning(category: CategoryPolicy, share: float | None) -> CategoryPolic
 def version_of(policy: Policy) -> str:
     """A name that says what is in it: the same policy has the same, whatever place it has."""
     return sha256(msgspec.json.encode(replace(policy, version="", evidence=None))).hexdigest()[:12]
+
+
+def speaks_of(label: Label, policy: Policy) -> bool:
+    """Whether a label is about the models that the policy is for; where either names none, it is."""
+    pairs = (
+        (policy.router_model, label.model_version),
+        (policy.scorer, label.scorer),
+        (policy.tier1_model, label.model),
+    )
+    return all(not wanted or not found or wanted == found for wanted, found in pairs)
 
 
 def by_category(labels: Iterable[Label]) -> dict[str, list[Label]]:
