@@ -247,7 +247,7 @@ class ScoreboardSettings(_Section):
     port: int = Field(8600, ge=0, le=65535)
     """0 takes a free one."""
     tickets: int = Field(5_000, ge=1)
-    """Tickets of a partition whose journeys are remembered, about 4 kB of memory each."""
+    """Tickets of a partition whose journeys are remembered, about 5 kB of memory each."""
     labels: int = Field(50_000, ge=1)
     """Audits' labels of a partition that are remembered, about 500 bytes of memory each."""
 

@@ -8,6 +8,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -22,7 +23,7 @@ from schemas.topics import EVENTS
 from streams.scoreboard.application import Scoreboard
 from streams.scoreboard.backlog import read_backlog
 from streams.scoreboard.spend_view import read_spend
-from streams.scoreboard.summary import SPANS_S, summary
+from streams.scoreboard.summary import Summary, summary
 from streams.scoreboard.views import AuditsView, Failure, JourneyView, PoliciesView
 from streams.settings import Settings, SettingsError
 from streams.topics import TopicsError
@@ -33,6 +34,8 @@ POLICY_AGE_S = 10.0
 """As `headgate certify` looks at the labels; each look reads all of them."""
 AGE_S = 3.0
 """Of what else is read when somebody asks."""
+SUMMARY_AGES_S = {"5m": 1.0, "1h": 1.0, "24h": 10.0}
+"""A day of twelve categories on eight partitions takes more than a second to add up (measured)."""
 
 HEADERS = {
     "Cache-Control": "no-store",
@@ -73,6 +76,7 @@ class Pages:
     def __init__(self, scoreboard: Scoreboard, settings: Settings) -> None:
         self._scoreboard, self._settings = scoreboard, settings
         kafka = settings.kafka
+        self._summaries = {span: Kept(partial(self._add_up, span), age_s) for span, age_s in SUMMARY_AGES_S.items()}
         self._policies = Kept(self._read_policies, POLICY_AGE_S)
         self._spend = Kept(lambda: read_spend(settings), AGE_S)
         self._backlog = Kept(lambda: read_backlog(kafka), AGE_S)
@@ -111,15 +115,18 @@ class Pages:
 
     async def _summary(self, request: web.Request) -> web.Response:
         span = request.query.get("span", "1h")
-        if span not in SPANS_S:
-            return _json(Failure(error=f"span must be one of {', '.join(SPANS_S)}"), 400)
+        if span not in self._summaries:
+            return _json(Failure(error=f"span must be one of {', '.join(self._summaries)}"), 400)
         if not self._scoreboard.is_loaded:
             return _json(LOADING, 503)
+        return _json(await self._summaries[span].get())
+
+    async def _add_up(self, span: str) -> Summary:
         board = self._scoreboard.board
         unreadable, repeated = board.left_out()
         # Taken now; added up beside the loop that counts.
         cells, labels, now_s = board.cells(), board.labels(), time.time()
-        return _json(await asyncio.to_thread(summary, cells, labels, span, now_s, unreadable, repeated))
+        return await asyncio.to_thread(summary, cells, labels, span, now_s, unreadable, repeated)
 
     async def _journey(self, request: web.Request) -> web.Response:
         if not self._scoreboard.is_loaded:

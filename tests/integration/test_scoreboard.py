@@ -86,7 +86,7 @@ class Scoreboard:
     async def summary(self) -> Summary | None:
         """None while it doesn't answer or still loads."""
         try:
-            response = await self.get("/api/summary?span=24h")
+            response = await self.get("/api/summary?span=1h")
         except httpx.TransportError:
             assert self.process.poll() is None, self.log[-5_000:]
             return None
@@ -153,7 +153,7 @@ async def test_a_kill_changes_no_figure(kafka: EmbeddedKafka, topics: str, score
     assert len(known) == 900 + 180
 
     def wanted(until_s: int) -> Summary:
-        return summary(count(known), [], "24h", until_s - 1, unreadable=3, repeated=180)
+        return summary(count(known), [], "1h", until_s - 1, unreadable=3, repeated=180)
 
     found = await scoreboard.shows(lambda s: s == wanted(s.until_s))
     assert found == wanted(found.until_s)
