@@ -31,7 +31,7 @@ from streams.settings import CertifySettings, KafkaSettings, Settings
 from streams.trials import Trials, guards_of
 from workers.learning.guards import Comparison
 from workers.learning.lookout import Lookouts, complained
-from workers.learning.review import Review, by_category, review
+from workers.learning.review import Review, by_category, review, speaks_of
 from workers.learning.thresholds import Goal
 from workers.learning.trial import next_step
 from workers.policies import Policies
@@ -141,7 +141,8 @@ class Watch:
         policies = (await read_shelf(self._kafka, self._start.scope)).policies(self._start)
         active, candidate = policies
         now = utc_now()
-        self._lookouts.follow(active, candidate, by_category(labels))
+        # Scores of another scorer's can't be compared with this one's verdicts.
+        self._lookouts.follow(active, candidate, by_category(label for label in labels if speaks_of(label, active)))
         async for event in self._verdicts():
             self._lookouts.add(event)
         by_feedback = complained(active, candidate, labels)
