@@ -19,7 +19,7 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 from msgspec import Struct
 
-from schemas.codec import decode, encode
+from schemas.codec import PoisonError, decode, encode
 from schemas.topics import (
     AUDITS,
     EVENTS,
@@ -51,18 +51,26 @@ class PartitionsMovedError(Exception):
     """Another process has joined the group, or this one was away for too long."""
 
 
+class ChangelogError(Exception):
+    """A row of a changelog is none of ours, or another version's."""
+
+
 class _Codec(Codec):
     """One kind of Struct as JSON. Faust's own codecs would write import paths into the records."""
 
-    def __init__(self, record_type: type[Struct]) -> None:
+    def __init__(self, record_type: type[Struct], unreadable: Callable[[PoisonError], None]) -> None:
         super().__init__()
-        self._record_type = record_type
+        self._record_type, self._unreadable = record_type, unreadable
 
     def _dumps(self, obj: Struct) -> bytes:
         return encode(obj)
 
     def _loads(self, s: bytes) -> Struct:
-        return decode(self._record_type, s)
+        try:
+            return decode(self._record_type, s)
+        except PoisonError as exc:
+            self._unreadable(exc)
+            raise
 
 
 class _ConsumerThread(driver.AIOKafkaConsumerThread):
@@ -165,10 +173,16 @@ class Scoreboard(faust.App):
 
     def _table(self, topic: Topic, source: Topic, key: type[Struct], value: type[Struct]) -> Any:
         """A table whose rows are in the changelog's partition of the source's record that changed them."""
-        keys, values = _Codec(key), _Codec(value)
+        name = self._prefix + topic.name
+
+        def unreadable(exc: PoisonError) -> None:
+            # Faust would pass the row over, and the figures be wrong from there on.
+            _fail(self.failed, ChangelogError(f"{name}: {exc.reason}; without the scoreboard-* topics it counts anew"))
+
+        keys, values = _Codec(key, unreadable), _Codec(value, unreadable)
         partitions = self.partitions_of(source)
         changelog = self.topic(
-            self._prefix + topic.name,
+            name,
             key_serializer=keys,
             value_serializer=values,
             partitions=partitions,

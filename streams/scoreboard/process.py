@@ -49,7 +49,8 @@ async def run(settings: Settings) -> int:
         asyncio.get_running_loop().add_signal_handler(number, stop)
     try:
         partitions = await _partitions(settings)
-        await _alone(settings.kafka)
+        if not await _alone(settings.kafka, stopped):
+            return 0
     except TopicsError as exc:
         log.error("scoreboard_not_started", error=str(exc), next=AGAIN)
         return 1
@@ -86,8 +87,9 @@ async def _until_ended(scoreboard: Scoreboard, stopped: "asyncio.Future[None]") 
     return 1
 
 
-async def _alone(kafka: KafkaSettings) -> None:
-    """Wait until nobody else is the scoreboard: two would take the partitions from each other for ever.
+async def _alone(kafka: KafkaSettings, stopped: "asyncio.Future[None]") -> bool:
+    """Wait until nobody else is the scoreboard: two would take the partitions from each other for ever. False if this
+    one is stopped before.
 
     Raises: TopicsError if the broker can't be reached.
     """
@@ -96,7 +98,7 @@ async def _alone(kafka: KafkaSettings) -> None:
     said_s, deadline_s = -SAID_S, time.monotonic() + COORDINATOR_LIMIT_S
     try:
         await admin.start()
-        while True:
+        while not stopped.done():
             try:
                 # The group's own member of before, under its name, is this one.
                 others = [m for m in await members(admin, group) if own is None or m[:-37] != own]
@@ -106,11 +108,12 @@ async def _alone(kafka: KafkaSettings) -> None:
                     raise
             else:
                 if not others:
-                    return
+                    return True
                 if time.monotonic() - said_s >= SAID_S:
                     said_s = time.monotonic()
                     log.info("scoreboard_waits", members=len(others), until="the other scoreboard has ended")
-            await asyncio.sleep(WAIT_S)
+            await asyncio.wait({stopped}, timeout=WAIT_S)
+        return False
     except (KafkaError, OSError) as exc:
         raise TopicsError(f"Kafka at {kafka.bootstrap_servers}: {exc or type(exc).__name__}") from exc
     finally:

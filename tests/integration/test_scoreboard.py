@@ -228,3 +228,16 @@ async def test_the_pages_say_what_the_topics_hold(kafka: EmbeddedKafka, topics: 
     assert "default-src 'none'" in page.headers["content-security-policy"]
     assert (await scoreboard.get("/healthz")).text == "ok\n"
     assert "secret" not in scoreboard.seen + scoreboard.log
+
+
+async def test_a_row_that_cant_be_read_ends_the_start(kafka: EmbeddedKafka, topics: str, tmp_path: Path) -> None:
+    """Passed over, its figures would be wrong without a word."""
+    await write(kafka.bootstrap_servers, topics + "scoreboard-cells", [(b"no key", b"no row")], partition=0)
+    started = Scoreboard(tmp_path, kafka.bootstrap_servers, topics)
+    try:
+        await until(lambda: started.process.poll() is not None, limit_s=60)
+        assert started.process.returncode == 1
+        assert f"{topics}scoreboard-cells: not a" in started.log
+    finally:
+        started.process.kill()
+        started.process.wait()
