@@ -30,8 +30,10 @@ test-vllm: .venv-vllm/test-vllm.stamp  ## the real vLLM on the CPU with the exam
 check: $(VENV)/dev.stamp
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
 
-bench: .venv-bench/bench.stamp  ## run benchmarks/NAME.py; its last line is JSON (NAME=bounds, checker, drift, kills, quality, router_quality, router_speed, stream, tier1 or tier2)
-	@PYTHONPATH=. .venv-bench/bin/python benchmarks/$(NAME).py $(ARGS)
+# The wheel learns: it needs what training needs.
+BENCH := $(if $(filter quality_loop,$(NAME)),.venv-learn/learn.stamp,.venv-bench/bench.stamp)
+bench: $(BENCH)  ## run benchmarks/NAME.py; its last line is JSON (NAME=bounds, checker, drift, kills, quality, quality_loop, router_quality, router_speed, stream, tier1 or tier2)
+	@PYTHONPATH=. $(dir $(BENCH))bin/python benchmarks/$(NAME).py $(ARGS)
 
 chaos: $(VENV)/run.stamp  ## kill, freeze and restart the chain at work, then look for what it lost (ARGS="--rounds 24 --json")
 	@$(BIN)/python -m tests.chaos $(ARGS)

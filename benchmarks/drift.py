@@ -112,6 +112,11 @@ def same_as_the_test(rates: Sequence[float], runs: int, seed: int) -> bool:
     return found == alarms(rates, runs, seed).tolist()
 
 
+def false_alarm_rate(rate: float = ALPHA) -> float:
+    """The share of certificates that fall within TICKETS audited tickets though nothing changes."""
+    return float((alarms([rate] * TICKETS, RUNS, seed=0) <= TICKETS).mean())
+
+
 def delays(calm: int, times: float, runs: int = 500) -> Indices:
     """Audited tickets from a shift to `times` alpha to the alarm, after so many at half of alpha. False alarms out."""
     found = alarms([ALPHA / 2] * calm + [times * ALPHA] * 4_000, runs, seed=int(calm + 10 * times))
@@ -430,7 +435,7 @@ async def main() -> None:
 
     figures: dict[str, float | int | None] = {}
     for key, rate in (("drift_false_alarm_rate", ALPHA), ("drift_false_alarm_rate_half_alpha", ALPHA / 2)):
-        figures[key] = float((alarms([rate] * TICKETS, RUNS, seed=0) <= TICKETS).mean())
+        figures[key] = false_alarm_rate(rate)
         print(f"alarms over {TICKETS:,} audited tickets at a rate of {rate}: {figures[key]:.4f} of {RUNS:,} runs")
     print("\naudited tickets from the shift to the alarm: median, 90 % quantile")
     for calm in (0, 500, 5_000):

@@ -41,6 +41,10 @@ class Recipe:
     threads: int = 2
 
 
+FURTHER = Recipe(epochs=1.0, learning_rate=5e-4)
+"""For an adapter that has learned much of it already: gentler, once over what is new (a guess; 1e-3 is the first's)."""
+
+
 @dataclass(frozen=True, slots=True)
 class Pair:
     """A training example as token ids; the loss is on the answer's tokens alone."""
@@ -74,19 +78,28 @@ class Chat:
         return cls(tuple(chat(as_ticket(lesson.example), company, lesson.passages)), lesson.example.reference)
 
 
-def train(base: Path, lessons: Sequence[Lesson], company: str, out: Path, recipe: Recipe) -> Path:
+def train(
+    base: Path, lessons: Sequence[Lesson], company: str, out: Path, recipe: Recipe, start: Path | None = None
+) -> Path:
     """Train an adapter on lessons; writes a peft folder and returns it."""
-    return train_chats(base, [Chat.of(lesson, company) for lesson in lessons], out, recipe)
+    return train_chats(base, [Chat.of(lesson, company) for lesson in lessons], out, recipe, start=start)
 
 
-def train_chats(base: Path, chats: Sequence[Chat], out: Path, recipe: Recipe, held_out: Sequence[Chat] = ()) -> Path:
-    """Train an adapter on chats; writes a peft folder and returns it. With `held_out` chats, recipe.json says how well
-    base model and adapter foresee their answers.
+def train_chats(
+    base: Path,
+    chats: Sequence[Chat],
+    out: Path,
+    recipe: Recipe,
+    held_out: Sequence[Chat] = (),
+    start: Path | None = None,
+) -> Path:
+    """Train an adapter on chats, a new one or that of the peft folder `start`; writes a peft folder and returns it.
+    With `held_out` chats, recipe.json says how well base model and adapter foresee their answers.
 
     Raises: ValueError if the chats are too few for one step.
     """
     import torch
-    from peft import LoraConfig, get_peft_model
+    from peft import LoraConfig, PeftModel, get_peft_model
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     torch.manual_seed(recipe.seed)
@@ -94,9 +107,8 @@ def train_chats(base: Path, chats: Sequence[Chat], out: Path, recipe: Recipe, he
     device = "cuda" if torch.cuda.is_available() else "cpu"
     tokenizer = AutoTokenizer.from_pretrained(base)
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).to(device)
-    model = get_peft_model(
-        model, LoraConfig(r=recipe.rank, lora_alpha=recipe.alpha, target_modules=list(TARGETS), task_type="CAUSAL_LM")
-    )
+    lora = LoraConfig(r=recipe.rank, lora_alpha=recipe.alpha, target_modules=list(TARGETS), task_type="CAUSAL_LM")
+    model = PeftModel.from_pretrained(model, start, is_trainable=True) if start else get_peft_model(model, lora)
     pairs = [chat_pair(tokenizer, each) for each in chats]
     batches = list(_batches(pairs, recipe))
     if not batches:

@@ -132,6 +132,22 @@ def by_length(buckets: Sequence[Bucket], path: Path) -> Path:
     return path
 
 
+def rounds(names: Sequence[str], figures: Mapping[str, Sequence[float]], path: Path) -> Path:
+    """Shares, one line each over the named rounds; returns `path`."""
+    with _chart(path, 5.2, 3.4) as axes:
+        places = range(len(names))
+        for (label, shares), colour in zip(figures.items(), (BLUE, ORANGE, GREY), strict=False):
+            axes.plot(places, [100 * share for share in shares], color=colour, marker="o", ms=5, lw=1.8, label=label)
+            for at, share in zip(places, shares, strict=True):
+                axes.annotate(f"{100 * share:.1f}", (at, 100 * share), (0, 6), textcoords="offset points", ha="center")
+        axes.set_xticks(places, names)
+        axes.set(ylim=(-3, 112), ylabel="%")
+        axes.set_title("The wheel turns")
+        axes.grid(visible=False, axis="x")
+        axes.legend(loc="center left")
+    return path
+
+
 def _observed(axes: Any, places: Sequence[float], parts: Sequence[Bin | Bucket], label: str, colour: str) -> None:
     observed = np.array([p.observed for p in parts])
     low, high = wilson(observed, np.array([p.rows for p in parts], dtype=np.float64))

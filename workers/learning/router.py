@@ -45,24 +45,26 @@ def train_router(
     out: Path,
     *,
     level: Level = "heads",
+    taught: Path | None = None,
     command: str = "headgate learn router",
     seed: int = 7,
 ) -> Card:
     """Train on `rows`, measure on `validation`; writes model.onnx (int8), model.fp32.onnx and the card to `out`.
 
     Rows without any outcome make a cold start: classes and scope are learned, p_ok means nothing. Level `full` tunes
-    the encoder on a part of the rows, and fits the heads on the rest.
+    the encoder on a part of the rows, and fits the heads on the rest. `taught` is an encoder to begin with
+    (retrieval.py), a Hugging Face folder; outcomes of the tickets that it was taught with must not be among the rows.
 
     Raises: ValueError if there are too few rows of a kind, or if int8 and float32 decide differently too often.
     """
     with tempfile.TemporaryDirectory() as folder:
-        source, taught, name = None, rows, ENCODER
+        source, unseen, name = taught, rows, f"{ENCODER}, taught passages" if taught else ENCODER
         if level == "full":
-            source, taught = finetune(rows, Path(folder) / "tuned", seed=seed)
-            name = f"{ENCODER}, tuned on {len(rows) - len(taught)} rows"
+            source, unseen = finetune(rows, Path(folder) / "tuned", seed=seed)
+            name = f"{ENCODER}, tuned on {len(rows) - len(unseen)} rows"
         exact = export_encoder(Path(folder) / "float32", source)
         small = quantise(exact, Path(folder) / "int8" / "encoder.onnx")
-        heads = fit_heads(taught, read(small, [row.text for row in taught]), known(small, knowledge), kinds(small))
+        heads = fit_heads(unseen, read(small, [row.text for row in unseen]), known(small, knowledge), kinds(small))
         models = [assemble(encoder, name, heads) for encoder in (exact, small)]
         texts = [row.text for row in validation]
         exact_scores, scores = (Classifier(model).classify(texts) for model in models)

@@ -2,7 +2,8 @@
 
 adapter   LoRA on the base model, from the reference answers (about 15 minutes on two cores)
 labels    tier-1 with that adapter answers tickets it has not seen; the rubric labels the drafts (about 5 minutes)
-router    heads on the sentence encoder, from those labels: one ONNX graph
+router    heads on the sentence encoder, from those labels: one ONNX graph. The encoder is taught which passage a
+          ticket is about, when first it is needed (5 minutes)
 checker   the scorer, and the thresholds of router and checker: policy.json
 
 Each step writes into the company's folder (the labels: into the work folder), so
@@ -19,6 +20,7 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from schemas.drafts import Draft
 from schemas.policy import Policy
@@ -26,7 +28,18 @@ from schemas.tickets import Decision, RouteReason
 from workers.checker.features import EmbeddedKnowledge, features
 from workers.checker.gates import failed_gates
 from workers.checker.scorer import Scorer
-from workers.learning import adapter, base_model, classes, heads, labelling, parity, phrases, router, scorer
+from workers.learning import (
+    adapter,
+    base_model,
+    classes,
+    heads,
+    labelling,
+    parity,
+    phrases,
+    retrieval,
+    router,
+    scorer,
+)
 from workers.learning.classes import Subjects
 from workers.learning.company import Company, Example, as_ticket, load_company
 from workers.learning.encoder import export_encoder, quantise
@@ -37,7 +50,7 @@ from workers.learning.reading import Reading, read
 from workers.learning.review import version_of
 from workers.learning.routing_metrics import auroc
 from workers.learning.serving import served_engine
-from workers.learning.splits import distillation_set, label_set
+from workers.learning.splits import ROUNDS, come, distillation_set, label_set
 from workers.learning.thresholds import Goal, Row, solve
 from workers.router.classifier import Classifier, Scores, ticket_text
 
@@ -57,12 +70,12 @@ async def learn(step: str, folder: Path, work: Path) -> None:
     if step not in (*STEPS, "all"):
         raise ValueError(f"no step {step!r}: there are {', '.join(STEPS)} and all")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    school = School(folder, work)
+    school = School(load_company(folder), folder, work)
     for name in STEPS if step == "all" else (step,):
         print(f"== {name}", flush=True)
         match name:
             case "adapter":
-                await school.learn_adapter()
+                school.learn_adapter()
             case "labels":
                 await school.learn_labels()
             case "router":
@@ -75,15 +88,15 @@ async def learn(step: str, folder: Path, work: Path) -> None:
 class School:
     """The steps over one company's folder and one work folder."""
 
+    company: Company
     folder: Path
+    """Holds the settings, and takes what is learned."""
     work: Path
+    is_taught: bool = True
+    """Whether the encoder is taught passages; False for the encoder as it comes."""
 
     def __post_init__(self) -> None:
         self.work.mkdir(parents=True, exist_ok=True)
-
-    @cached_property
-    def company(self) -> Company:
-        return load_company(self.folder)
 
     @cached_property
     def name(self) -> str:
@@ -95,10 +108,27 @@ class School:
         return {passage.id: passage.text for passage in self.company.passages}
 
     @cached_property
+    def taught_encoder(self) -> Path | None:
+        """A Hugging Face folder, made once. It learns from the tickets that teach the adapter, too, so that those which
+        are labelled stay new to it."""
+        folder = self.work / "taught-encoder"
+        if self.is_taught and not (folder / "config.json").is_file():
+            examples = distillation_set(self.company)
+            retrieval.teach(_texts(examples), [passage_of(e) for e in examples], self.company.passages, folder)
+        return folder if self.is_taught else None
+
+    @cached_property
     def encoder(self) -> Path:
         """The int8 encoder without heads; made once."""
         path = self.work / "encoder" / "encoder.onnx"
-        return path if path.is_file() else quantise(export_encoder(self.work / "encoder-float32"), path)
+        exact = self.work / "encoder-float32"
+        return path if path.is_file() else quantise(export_encoder(exact, self.taught_encoder), path)
+
+    @cached_property
+    def before(self) -> "School":
+        """The same with the encoder as it comes. What this picks for a ticket that taught the other one is as good as
+        what a router picks for a new ticket, so an adapter does not learn to trust it blindly."""
+        return School(self.company, self.folder, self.work / "untaught", is_taught=False)
 
     @cached_property
     def kinds(self) -> router.Floats:
@@ -145,26 +175,47 @@ class School:
         picks = classes.picked(np.vstack([seen, unseen]), head.classes)
         return {e.ticket_id: p for e, p in zip([*routine, *others], picks, strict=True)}
 
-    async def learn_adapter(self) -> None:
-        """Train the adapter, write it as GGUF, and record what it says, for the test of its server."""
-        base = base_model.as_hugging_face(self.work / "base")
-        lessons = [self.lesson(example) for example in distillation_set(self.company)]
-        trained = adapter.train(base, lessons, self.name, self.work / "adapter", adapter.Recipe())
+    def learn_adapter(self) -> None:
+        """Train the adapter round by round, and record what it says, for the test of its server."""
+        before, lessons = None, []
+        for number in range(1, ROUNDS + 1):
+            part = School(come(self.company, number), self.folder, self.work)
+            lessons, before = part.train_adapter(before), part
+        trained = self.work / "adapter"
+        parity.record(self.base, trained, lessons[::17], self.name, self.folder / "tier1" / "parity.json")
+
+    def train_adapter(self, before: "School | None" = None) -> list[adapter.Lesson]:
+        """Train the adapter on what has come since `before`, and from its adapter, or from nothing, and write it as
+        GGUF. Returns the lessons."""
+        known = {e.ticket_id for e in distillation_set(before.company)} if before else set()
+        lessons = [self.lesson(e) for e in distillation_set(self.company) if e.ticket_id not in known]
+        start, recipe = (before.work / "adapter", adapter.FURTHER) if before else (None, adapter.Recipe())
+        trained = adapter.train(self.base, lessons, self.name, self.work / "adapter", recipe, start)
         target = self.folder / "tier1"
         target.mkdir(exist_ok=True)
         adapter.to_gguf(trained, target / "adapter.gguf", base_model.HEADS, base_model.KV_HEADS)
         shutil.copyfile(trained / "recipe.json", target / "recipe.json")
-        parity.record(base, trained, lessons[::17], self.name, target / "parity.json")
+        return lessons
+
+    @cached_property
+    def base(self) -> Path:
+        """The base model as a Hugging Face folder."""
+        return base_model.as_hugging_face(self.work / "base")
 
     def lesson(self, example: Example) -> adapter.Lesson:
         """A training ticket with the passages it goes with: the right one is always among them."""
-        picked, own = self.picked[example.ticket_id], passage_of(example)
+        picked, own = self.before.picked[example.ticket_id], passage_of(example)
         given = picked if own in picked else (picked[0], own)
         return adapter.Lesson(example, tuple(self.texts[passage] for passage in given))
 
+    @cached_property
+    def to_label(self) -> list[Example]:
+        """The tickets that tier-1 is tried on: those that its adapter has not seen."""
+        return label_set(self.company) + self.company.split("validation")
+
     async def learn_labels(self) -> None:
         """Run tier-1 on training tickets that it has not seen, and on the validation split."""
-        examples = label_set(self.company) + self.company.split("validation")
+        examples = self.to_label
         picks = [self.picked[e.ticket_id] for e in examples]
         async with served_engine(self.folder / "tier1" / "adapter.gguf") as engine:
             made = await labelling.outcomes(examples, picks, self.texts, engine, self.name, MAX_TOKENS)
@@ -196,32 +247,35 @@ class School:
         out = self.folder / "router"
         out.mkdir(exist_ok=True)
         write_outcomes([*rows, *validation], out / "outcomes.jsonl.gz")
-        card = router.train_router(rows, validation, self.company.passages, out, command="make learn")
+        taught = self.taught_encoder
+        card = router.train_router(rows, validation, self.company.passages, out, taught=taught, command="make learn")
         print("\n".join(f"{name} {figure.estimate:.3f}" for name, figure in card.metrics.items()))
 
     def learn_checker(self) -> None:
         """Fit the scorer on drafts for tickets that neither tier-1 nor the router has seen; solve the thresholds."""
-        classifier = Classifier(self.folder / "router" / "model.onnx")
-        drafts = self.drafts(classifier)
-        passed = [(d, ok) for d, ok in drafts if not failed_gates(d, "\n".join(self.texts.values()))]
-        rows = self.rows(classifier, passed)
-        fitted, scores = Scorer(graph := scorer.fit(rows)), scorer.cross_fitted(rows)
-        score_of = {d.routed.ticket.ticket_id: float(s) for (d, _), s in zip(passed, scores, strict=True)}
+        rows = [row for row in self.judged if row is not None]
+        good = np.array([row.acceptable for row in rows])
+        print(f"scorer AUROC {auroc(self.scores, good):.3f} (cross-fitted, {len(rows)} drafts)")
         target = self.folder / "checker"
         target.mkdir(exist_ok=True)
-        (target / "scorer.onnx").write_bytes(graph)
-        good = np.array([row.acceptable for row in rows])
-        print(f"scorer AUROC {auroc(scores, good):.3f} (cross-fitted, {len(rows)} drafts)")
-        labelled = [
-            Row(d.routed.decision.category, d.routed.decision.p_ok, score_of.get(d.routed.ticket.ticket_id, 0.0), ok)
-            for d, ok in drafts
-        ]
-        policy = self.policy(labelled, classifier.version, fitted.version)
+        (target / "scorer.onnx").write_bytes(graph := scorer.fit(rows))
+        policy = self.policy(self.classifier.version, Scorer(graph).version)
         (self.folder / "policy.json").write_bytes(msgspec.json.format(msgspec.json.encode(policy), indent=1) + b"\n")
 
-    def policy(self, labelled: list[Row], router_model: str, scorer_version: str) -> Policy:
+    def label_rows(self) -> list[Row]:
+        """Every labelled draft that a router would let tier-1 make, by p_ok and score, each from models that have not
+        seen its ticket."""
+        scores = iter(self.scores.tolist())
+        found = []
+        for (draft, ok), row in zip(self.drafts, self.judged, strict=True):
+            decision, score = draft.routed.decision, 0.0 if row is None else next(scores)
+            if (decision.in_scope or 0.0) >= router.IN_SCOPE:
+                found.append(Row(decision.category, decision.p_ok, score, ok))
+        return found
+
+    def policy(self, router_model: str, scorer_version: str) -> Policy:
         """The policy that the labels prove."""
-        now = datetime.now(UTC)
+        now, labelled = datetime.now(UTC), self.label_rows()
         solved = solve(labelled, GOAL, now)
         for name, category in solved.categories.items():
             print(name, category.state, category.certificate or category.labels_missing)
@@ -237,23 +291,38 @@ class School:
         )
         return msgspec.structs.replace(made, version=version_of(made))
 
-    def rows(self, classifier: Classifier, drafts: list[tuple[Draft, bool]]) -> list[scorer.LabelledDraft]:
-        """Drafts as the scorer sees them; training tickets as a graph reads them that has not seen them."""
-        tickets = classifier.classify([ticket_text(d.routed.ticket) for d, _ in drafts])
-        answers = classifier.classify([d.text for d, _ in drafts])
-        knowledge = EmbeddedKnowledge.of(self.company.passages, classifier)
-        rows = []
-        for (draft, acceptable), ticket, answer in zip(drafts, tickets, answers, strict=True):
+    @cached_property
+    def classifier(self) -> Classifier:
+        """The router that was learned."""
+        return Classifier(self.folder / "router" / "model.onnx")
+
+    @cached_property
+    def judged(self) -> list[scorer.LabelledDraft | None]:
+        """The drafts as the scorer sees them, None where a gate refuses one; training tickets as a graph reads them
+        that has not seen them."""
+        tickets = self.classifier.classify([ticket_text(d.routed.ticket) for d, _ in self.drafts])
+        answers = self.classifier.classify([d.text for d, _ in self.drafts])
+        knowledge = EmbeddedKnowledge.of(self.company.passages, self.classifier)
+        promised = "\n".join(self.texts.values())
+        rows: list[scorer.LabelledDraft | None] = []
+        for (draft, acceptable), ticket, answer in zip(self.drafts, tickets, answers, strict=True):
             unseen = self.unseen_probs.get(draft.routed.ticket.ticket_id)
             probs = ticket.passage_probs if unseen is None else unseen.astype(np.float32)
             row = features(draft, replace(ticket, passage_probs=probs), answer, knowledge)
-            rows.append(scorer.LabelledDraft(row, draft.routed.decision.p_ok, acceptable))
+            labelled = scorer.LabelledDraft(row, draft.routed.decision.p_ok, acceptable)
+            rows.append(None if failed_gates(draft, promised) else labelled)
         return rows
 
-    def drafts(self, classifier: Classifier) -> list[tuple[Draft, bool]]:
+    @cached_property
+    def scores(self) -> NDArray[np.float64]:
+        """Cross-fitted, of the drafts that pass the gates."""
+        return scorer.cross_fitted([row for row in self.judged if row is not None])
+
+    @cached_property
+    def drafts(self) -> list[tuple[Draft, bool]]:
         """Every labelled draft as the checker would get it; p_ok as a router gives it that has not seen the ticket."""
         examples = [e for e in self.company.examples if e.ticket_id in self.outcomes]
-        scores = classifier.classify(_texts(examples))
+        scores = self.classifier.classify(_texts(examples))
         train = self.labelled(self.company.split("train"))
         honest = heads.out_of_fold_p_ok(train, self.training, self.knowledge, self.kinds)
         p_ok = dict(zip([e.ticket_id for e in self.company.split("train")], honest, strict=True))
@@ -287,4 +356,5 @@ def _decision(scores: Scores, p_ok: float, picked: tuple[str, ...]) -> Decision:
         policy_version="",
         cost_usd=0.0,
         passages=picked,
+        in_scope=scores.in_scope,
     )

@@ -1,0 +1,47 @@
+"""What teaches, what is kept for labels, and when it comes."""
+
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from workers.learning.company import Company, load_company
+from workers.learning.splits import ROUNDS, come, distillation_set, label_set
+
+
+@pytest.fixture(scope="module")
+def company() -> Company:
+    return load_company(Path("examples/fernway"))
+
+
+def ids(company: Company) -> set[str]:
+    return {e.ticket_id for e in company.examples}
+
+
+def test_the_rounds_bring_everything_but_the_test_split(company: Company) -> None:
+    """Each more than the last; the last all of it."""
+    rounds = [ids(come(company, number)) for number in range(1, ROUNDS + 1)]
+    assert all(one < other for one, other in pairwise(rounds))
+    assert rounds[-1] == ids(company) - {e.ticket_id for e in company.split("test")}
+
+
+def test_nothing_both_teaches_and_is_labelled(company: Company) -> None:
+    """In any round, and a ticket that taught in one is not labelled in a later one; complex tickets never teach."""
+    for number in range(1, ROUNDS + 1):
+        taught = {e.ticket_id for e in distillation_set(come(company, number))}
+        labelled = {e.ticket_id for e in label_set(come(company, ROUNDS))}
+        assert taught.isdisjoint(labelled)
+    assert {e.kind for e in distillation_set(company)} == {"routine"}
+    assert {e.kind for e in label_set(company)} == {"routine", "complex"}
+
+
+def test_each_round_brings_every_kind(company: Company) -> None:
+    """New tickets to teach, to label, complex ones, and of the validation split."""
+    for number in range(1, ROUNDS + 1):
+        before = ids(come(company, number - 1)) if number > 1 else set()
+        new = [e for e in come(company, number).examples if e.ticket_id not in before]
+        assert {(e.split, e.kind) for e in new} >= {
+            ("train", "routine"),
+            ("train", "complex"),
+            ("validation", "routine"),
+        }
