@@ -13,14 +13,14 @@ from rich.console import Console
 from rich.table import Table
 
 from schemas.audits import Audit
-from schemas.codec import PoisonError, decode, encode
+from schemas.codec import encode
 from schemas.labels import Label
 from schemas.tickets import Tier
 from schemas.topics import AUDITS, BACKFILL, LABELS
 from streams.judge import case_of, labels
 from streams.labels import Key
 from streams.publish import producer
-from streams.read import reader
+from streams.read import records
 from streams.runtime.clock import utc_now
 from streams.settings import KafkaSettings
 from workers.judge import person
@@ -83,18 +83,12 @@ async def read_book(settings: KafkaSettings) -> Book:
 
     Raises: TopicsError if the broker can't be reached or a topic is not there.
     """
-    book = Book()
-    types = {topic.name: topic.value for topic in (*ALL_AUDITS, LABELS)}
-    # Raw: one record that is none of ours must not end the reading.
-    async with reader(settings, [replace(topic, value=None) for topic in (*ALL_AUDITS, LABELS)]) as source:
-        async for received in source.until_end():
-            try:
-                found = decode(types[received.topic.name] or Label, received.raw)
-            except PoisonError:
-                book.unreadable += 1
-            else:
-                if isinstance(found, Audit | Label):
-                    book.add(found)
+    book, unreadable = Book(), list[str]()
+    async for audit, _ in records(settings, Audit, *ALL_AUDITS, unreadable=unreadable):
+        book.add(audit)
+    async for label, _ in records(settings, Label, LABELS, unreadable=unreadable):
+        book.add(label)
+    book.unreadable = len(unreadable)
     return book
 
 

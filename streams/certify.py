@@ -8,7 +8,7 @@ One process for a scope. It keeps nothing of its own: every look is a pure funct
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 import structlog
@@ -16,16 +16,14 @@ from msgspec import structs
 from prometheus_client import Gauge
 from rich.console import Console
 
-from schemas.codec import PoisonError, decode
 from schemas.events import Event
 from schemas.labels import Label
 from schemas.policy import Evidence, Policy, Role
-from schemas.topics import LABELS
+from schemas.topics import EVENTS, LABELS
 from streams import policy_records
-from streams.event_feed import NewEvents, events_since
 from streams.policies import load_policy
 from streams.policy_records import compared, differences, end_candidate, put_beside, put_in_force, read_shelf, table_of
-from streams.read import reader
+from streams.read import Reader, raw, reader, records
 from streams.runtime.clock import utc_now
 from streams.settings import CertifySettings, KafkaSettings, Settings
 from streams.trials import Trials, guards_of
@@ -67,16 +65,9 @@ def goal_of(config: CertifySettings) -> Goal:
     )
 
 
-async def read_labels(kafka: KafkaSettings) -> list[Label]:
+async def all_labels(kafka: KafkaSettings) -> list[Label]:
     """All labels on the topic. Raises: TopicsError if the broker can't be reached or the topic is not there."""
-    found: list[Label] = []
-    async with reader(kafka, [replace(LABELS, value=None)]) as source:
-        async for received in source.until_end():
-            try:
-                found.append(decode(Label, received.raw))
-            except PoisonError as exc:
-                log.warning("label_unreadable", partition=received.partition, offset=received.offset, error=exc.reason)
-    return found
+    return [label async for label, _ in records(kafka, Label, LABELS)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,26 +116,30 @@ class Known:
 class Watch:
     """What `headgate certify` sees of labels, policies and events, look by look."""
 
-    def __init__(self, settings: Settings, verdicts: NewEvents, trials: Trials) -> None:
-        """Raises: ValueError as `goal_of`."""
+    def __init__(self, settings: Settings, events: Reader | None, trials: Trials) -> None:
+        """Without events no category has an early warning by the checker's verdicts.
+
+        Raises: ValueError as `goal_of`.
+        """
         self._kafka = settings.kafka
         self._start = load_policy(settings.policy)
         self._goal = goal_of(settings.certify)
         self._warning_share = settings.certify.warning_audit_share
         self._trials = trials
-        self._verdicts = verdicts
+        self._events = events
         self._lookouts = Lookouts()
 
     async def look(self) -> Known:
         """Raises: TopicsError if the broker can't be reached or a topic is not there."""
-        labels = await read_labels(self._kafka)
+        labels = await all_labels(self._kafka)
         policies = (await read_shelf(self._kafka, self._start.scope)).policies(self._start)
         active, candidate = policies
         now = utc_now()
         # Scores of another scorer's can't be compared with this one's verdicts.
         self._lookouts.follow(active, candidate, by_category(label for label in labels if speaks_of(label, active)))
-        async for event in self._verdicts():
-            self._lookouts.add(event)
+        if self._events:
+            async for event, _ in self._events.decoded(Event):
+                self._lookouts.add(event)
         by_feedback = complained(active, candidate, labels)
         warnings = {name: by_feedback[name] or self._lookouts.warnings.get(name, False) for name in by_feedback}
         _show_warnings(warnings)
@@ -163,9 +158,9 @@ async def watching(settings: Settings) -> AsyncIterator[Watch]:
     """Raises: ValueError for settings or a policy file that can't be used; TopicsError as `Watch.look`."""
     async with (
         Trials(settings.kafka, guards_of(settings.certify)) as trials,
-        events_since(settings.kafka, utc_now() - LOOKBACK) as verdicts,
+        reader(settings.kafka, [raw(EVENTS)], since=utc_now() - LOOKBACK) as events,
     ):
-        yield Watch(settings, verdicts, trials)
+        yield Watch(settings, events, trials)
 
 
 async def run(settings: Settings, once: bool, dry_run: bool, console: Console) -> None:
@@ -240,7 +235,7 @@ async def show(settings: Settings, console: Console) -> None:
     """`headgate policy show`."""
     start = load_policy(settings.policy)
     shelf = await read_shelf(settings.kafka, start.scope)
-    counts = {name: len(each) for name, each in by_category(await read_labels(settings.kafka)).items()}
+    counts = {name: len(each) for name, each in by_category(await all_labels(settings.kafka)).items()}
     policies = shelf.policies(start)
     policy_records.show(policies, counts, console, shelf.rolled_back)
     if policies.candidate:
@@ -254,14 +249,9 @@ async def promote(settings: Settings, version: str, share: float | None) -> Poli
 
     Raises: PolicyError if there is no such policy.
     """
-
-    async def no_verdicts() -> AsyncIterator[Event]:
-        # Hours of them would be read, and only for early warnings.
-        return
-        yield
-
     async with Trials(settings.kafka, guards_of(settings.certify)) as trials:
-        known = await Watch(settings, no_verdicts, trials).look()
+        # Hours of events would be read, and only for early warnings.
+        known = await Watch(settings, None, trials).look()
     candidate = known.candidate
     is_meant = candidate is not None and candidate.of.version.startswith(version)
     evidence = known.evidence(candidate, "in_force", COMMAND) if candidate and is_meant else None

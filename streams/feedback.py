@@ -6,27 +6,23 @@ no harm: the same label twice is one label.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Iterable
-from dataclasses import dataclass, field, replace
-from typing import TypeVar
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 
-from msgspec import Struct
 from rich.console import Console
 from rich.table import Table
 
 from schemas.answers import Answer
-from schemas.codec import PoisonError, decode, encode
+from schemas.codec import encode
 from schemas.labels import Feedback, Label
-from schemas.topics import ANSWERS, FEEDBACK, LABELS, Topic
+from schemas.topics import ANSWERS, FEEDBACK, LABELS
 from streams.publish import producer
-from streams.read import reader
+from streams.read import records
 from streams.settings import KafkaSettings
 from workers.learning.complaints import label_of
 
 Key = tuple[str, str]
 """Tenant and ticket_id: what names a ticket."""
-
-R = TypeVar("R", bound=Struct)
 
 
 @dataclass(slots=True)
@@ -54,12 +50,13 @@ async def label_feedback(kafka: KafkaSettings, dry_run: bool, console: Console) 
 
     Raises: TopicsError if the broker can't be reached or a topic is not there.
     """
-    joined = Joined()
-    async for feedback in _records(kafka, FEEDBACK, Feedback):
+    joined, unreadable = Joined(), list[str]()
+    async for feedback, _ in records(kafka, Feedback, FEEDBACK, unreadable=unreadable):
         joined.feedback[feedback.tenant, feedback.ticket_id].append(feedback)
-    async for answer in _records(kafka, ANSWERS, Answer):
+    async for answer, _ in records(kafka, Answer, ANSWERS, unreadable=unreadable):
         joined.add_answer(answer)
-    known = {label async for label in _records(kafka, LABELS, Label) if label.source == "feedback"}
+    labels = records(kafka, Label, LABELS, unreadable=unreadable)
+    known = {label async for label, _ in labels if label.source == "feedback"}
     found = joined.labels()
     missing = [label for label in found if label not in known]
     if not dry_run:
@@ -71,20 +68,11 @@ async def label_feedback(kafka: KafkaSettings, dry_run: bool, console: Console) 
     console.print(table_of(found))
     console.print(
         f"{len(joined.feedback)} tickets with feedback: {len(joined.feedback) - len(joined.answers)} have no answer on "
-        f"the topic, {len(joined.answers) - len(found)} say nothing of it; {len(missing)} new labels",
+        f"the topic, {len(joined.answers) - len(found)} say nothing of it; {len(missing)} new labels; "
+        f"{len(unreadable)} records that can't be read",
         highlight=False,
     )
     return len(missing)
-
-
-async def _records(kafka: KafkaSettings, topic: Topic, record_type: type[R]) -> AsyncIterator[R]:
-    # Raw: a record that is none of ours must not end the reading.
-    async with reader(kafka, [replace(topic, value=None)]) as source:
-        async for received in source.until_end():
-            try:
-                yield decode(record_type, received.raw)
-            except PoisonError:
-                continue
 
 
 def table_of(labels: Iterable[Label]) -> Table:

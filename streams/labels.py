@@ -3,14 +3,13 @@
 Both are read to where they end when reading starts. What can't be read or joined is counted, never guessed at.
 """
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from schemas.codec import PoisonError, decode
 from schemas.labels import Label
 from schemas.tickets import Ticket, Tier
-from schemas.topics import BACKFILL, LABELS, TICKETS, Topic
-from streams.read import reader
+from schemas.topics import BACKFILL, LABELS, TICKETS
+from streams.read import records
 from streams.settings import KafkaSettings
 from workers.learning.cold_start import Reservoir
 from workers.learning.labels import LabelledOutcome
@@ -92,17 +91,12 @@ async def read_labels(settings: KafkaSettings) -> Join:
 
     Raises: TopicsError if the broker can't be reached or a topic is not there.
     """
-    join = Join()
-    async for raw in _values(settings, LABELS):
-        try:
-            join.add_label(decode(Label, raw))
-        except PoisonError:
-            join.unreadable += 1
-    async for raw in _values(settings, *ALL_TICKETS):
-        try:
-            join.add_ticket(decode(Ticket, raw))
-        except PoisonError:
-            join.unreadable += 1
+    join, unreadable = Join(), list[str]()
+    async for label, _ in records(settings, Label, LABELS, unreadable=unreadable):
+        join.add_label(label)
+    async for ticket, _ in records(settings, Ticket, *ALL_TICKETS, unreadable=unreadable):
+        join.add_ticket(ticket)
+    join.unreadable = len(unreadable)
     return join
 
 
@@ -111,17 +105,7 @@ async def read_tickets(settings: KafkaSettings, sample: Reservoir[LabelledOutcom
 
     Raises: TopicsError as `read_labels`.
     """
-    unreadable = 0
-    async for raw in _values(settings, *ALL_TICKETS):
-        try:
-            sample.add(LabelledOutcome(text=ticket_text(decode(Ticket, raw))))
-        except PoisonError:
-            unreadable += 1
-    return unreadable
-
-
-async def _values(settings: KafkaSettings, *topics: Topic) -> AsyncIterator[bytes | None]:
-    """Committed values as they came: a reader that knew their type would end at the first that is none of ours."""
-    async with reader(settings, [replace(topic, value=None) for topic in topics]) as source:
-        async for received in source.until_end():
-            yield received.raw
+    unreadable = list[str]()
+    async for ticket, _ in records(settings, Ticket, *ALL_TICKETS, unreadable=unreadable):
+        sample.add(LabelledOutcome(text=ticket_text(ticket)))
+    return len(unreadable)

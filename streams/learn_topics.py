@@ -8,7 +8,6 @@ The topics are read to where they end when reading starts. What can't be read or
 """
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Literal, NamedTuple, TypeVar
 
@@ -17,7 +16,6 @@ from msgspec import Struct
 
 from schemas.answers import Answer
 from schemas.audits import Audit
-from schemas.codec import PoisonError, decode
 from schemas.labels import Label
 from schemas.policy import Policy
 from schemas.tickets import Ticket
@@ -27,7 +25,7 @@ from streams.labels import ALL_TICKETS
 from streams.learn import LearnError
 from streams.policies import load_policy
 from streams.policy_records import read_shelf
-from streams.read import reader
+from streams.read import records
 from streams.runtime.clock import utc_now
 from streams.settings import KafkaSettings, Settings
 from workers.knowledge import load_knowledge
@@ -98,7 +96,7 @@ async def make(kind: Kind, settings: Settings, out: Path, command: str) -> Manif
             command=command,
             files={name: each.file for name, each in found.files.items()},
             left_out=dict(found.left_out),
-            unreadable=topics.unreadable,
+            unreadable=len(topics.unreadable),
             settings=dict(found.settings),
         )
         write(out, found.files, found.beside, manifest)
@@ -156,7 +154,7 @@ class Topics:
     """Reads the topics' committed records; counts those that are none of ours."""
 
     def __init__(self, settings: KafkaSettings) -> None:
-        self.unreadable = 0
+        self.unreadable: list[str] = []
         self._settings = settings
 
     async def read(self, record_type: type[S], *topics: Topic) -> list[Placed[S]]:
@@ -185,13 +183,5 @@ class Topics:
         return found, {str(reason): count for reason, count in left_out.items() if count}
 
     async def _records(self, record_type: type[S], topics: Sequence[Topic]) -> AsyncIterator[Placed[S]]:
-        # Raw: one record that is none of ours must not end the reading.
-        async with reader(self._settings, [replace(topic, value=None) for topic in topics]) as source:
-            async for received in source.until_end():
-                place = f"{received.topic.name}/{received.partition}/{received.offset}"
-                try:
-                    value = decode(record_type, received.raw)
-                except PoisonError:
-                    self.unreadable += 1
-                else:
-                    yield Placed(value, place)
+        async for value, received in records(self._settings, record_type, *topics, unreadable=self.unreadable):
+            yield Placed(value, received.place)

@@ -7,7 +7,7 @@ to its end a stage takes no tickets, since they would be decided by an older pol
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -19,7 +19,7 @@ from prometheus_client import Gauge
 from schemas.codec import PoisonError, decode
 from schemas.policy import Policy
 from schemas.topics import POLICY
-from streams.read import Received, reader
+from streams.read import Received, raw, reader
 from streams.settings import KafkaSettings
 from streams.topics import TopicsError
 from workers.policies import CANDIDATE, Policies
@@ -118,8 +118,7 @@ async def policies_in_force(path: Path, kafka: KafkaSettings) -> AsyncIterator[P
 async def _follow(topic: PolicyTopic, kafka: KafkaSettings) -> None:
     while True:
         try:
-            # Raw: a record that is none of ours must not end the reading.
-            async with reader(kafka, [replace(POLICY, value=None)]) as source:
+            async with reader(kafka, [raw(POLICY)]) as source:
                 async for received in source.until_end():
                     _take(topic, received)
                 topic.is_known = True

@@ -6,7 +6,6 @@ candidate gets a share of the tickets; to promote it is to put it in force for a
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from dataclasses import replace as changed
 from datetime import UTC, datetime
 
 from aiokafka import AIOKafkaProducer
@@ -18,7 +17,7 @@ from schemas.codec import PoisonError, decode, encode
 from schemas.policy import CategoryPolicy, Evidence, Policy, Role
 from schemas.topics import POLICY
 from streams.publish import producer
-from streams.read import reader
+from streams.read import raw, reader
 from streams.runtime.clock import utc_now
 from streams.settings import KafkaSettings
 from workers.learning.guards import Comparison
@@ -89,7 +88,7 @@ async def read_shelf(kafka: KafkaSettings, scope: str) -> Shelf:
     Raises: TopicsError if the broker can't be reached or the topic is not there.
     """
     shelf = Shelf(scope)
-    async with reader(kafka, [changed(POLICY, value=None)]) as source:
+    async with reader(kafka, [raw(POLICY)]) as source:
         async for received in source.until_end():
             shelf.add((received.key or b"").decode(errors="replace"), received.raw)
     return shelf

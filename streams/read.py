@@ -1,17 +1,23 @@
 """Read topics as a downstream consumer does: committed records only, decoded."""
 
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import TypeVar
 
+import structlog
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from msgspec import Struct
 
-from schemas.codec import decode
+from schemas.codec import PoisonError, decode
 from schemas.topics import Topic
 from streams.settings import KafkaSettings
-from streams.topics import TopicsError, show
+from streams.topics import partition_counts
+
+S = TypeVar("S", bound=Struct)
+
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +31,11 @@ class Received:
     partition: int
     offset: int
     key: bytes | None = None
+
+    @property
+    def place(self) -> str:
+        """`topic/partition/offset`, without the prefix."""
+        return f"{self.topic.name}/{self.partition}/{self.offset}"
 
 
 class Reader:
@@ -62,6 +73,39 @@ class Reader:
             for received in await self.poll(0.5):
                 yield received
 
+    async def decoded(
+        self, record_type: type[S], unreadable: list[str] | None = None
+    ) -> AsyncIterator[tuple[S, Received]]:
+        """`until_end` as values of one type, from topics that are read `raw`. The places of records that are none of
+        ours are added to `unreadable`; without it they are logged."""
+        async for received in self.until_end():
+            try:
+                value = decode(record_type, received.raw)
+            except PoisonError as exc:
+                if unreadable is None:
+                    log.warning("record_unreadable", place=received.place, error=exc.reason)
+                else:
+                    unreadable.append(received.place)
+            else:
+                yield value, received
+
+
+def raw(topic: Topic) -> Topic:
+    """The topic with its bytes as they came: read so, one record that is none of ours does not end the reading."""
+    return replace(topic, value=None)
+
+
+async def records(
+    settings: KafkaSettings, record_type: type[S], *topics: Topic, unreadable: list[str] | None = None
+) -> AsyncIterator[tuple[S, Received]]:
+    """All that is on topics of one type, up to where they end now; what is none of ours as in `Reader.decoded`.
+
+    Raises: TopicsError if the broker can't be reached or a topic is not there.
+    """
+    async with reader(settings, [raw(topic) for topic in topics]) as source:
+        async for found in source.decoded(record_type, unreadable):
+            yield found
+
 
 @asynccontextmanager
 async def reader(
@@ -72,7 +116,9 @@ async def reader(
     Raises: TopicsError if the broker can't be reached or a topic is not there.
     """
     named = {settings.topic_prefix + topic.name: topic for topic in topics}
-    partitions = await _partitions(settings, named)
+    # Asked of the admin client: a consumer that is given a topic that isn't there tries for most of a minute.
+    counts = await partition_counts(settings.bootstrap_servers, named)
+    partitions = [TopicPartition(name, number) for name, count in counts.items() for number in range(count)]
     client = AIOKafkaConsumer(
         bootstrap_servers=settings.bootstrap_servers,
         client_id="headgate-read",
@@ -101,11 +147,3 @@ async def _seek(client: AIOKafkaConsumer, partitions: Sequence[TopicPartition], 
             await client.seek_to_end(partition)
         else:
             client.seek(partition, first.offset)
-
-
-async def _partitions(settings: KafkaSettings, names: Iterable[str]) -> list[TopicPartition]:
-    # Asked of the admin client: a consumer that is given a topic that isn't there tries for most of a minute.
-    found = {t.topic: t.partitions for t in await show(settings.bootstrap_servers, settings.topic_prefix)}
-    if missing := [name for name in names if not found.get(name)]:
-        raise TopicsError(f"no topic {', '.join(missing)}: create them with `headgate topics apply`")
-    return [TopicPartition(name, number) for name in names for number in range(found[name])]

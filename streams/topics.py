@@ -138,6 +138,19 @@ async def show(bootstrap_servers: str, prefix: str) -> list[TopicState]:
     ]
 
 
+async def partition_counts(bootstrap_servers: str, names: Iterable[str]) -> dict[str, int]:
+    """How many partitions topics have, by their full names.
+
+    Raises: TopicsError if no broker answers, or a topic is not there.
+    """
+    names = list(names)
+    async with _admin(bootstrap_servers) as admin:
+        found = await _described(admin, names)
+    if missing := [name for name in names if not found.get(name)]:
+        raise TopicsError(f"no topic {', '.join(missing)}: create them with `headgate topics apply`")
+    return {name: len(found[name]) for name in names}
+
+
 @asynccontextmanager
 async def _admin(bootstrap_servers: str) -> AsyncIterator[AIOKafkaAdminClient]:
     admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap_servers)

@@ -4,7 +4,9 @@ from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
 from typing import Self
 
-from streams.event_feed import NewEvents, events_since
+from schemas.events import Event
+from schemas.topics import EVENTS
+from streams.read import Reader, raw, reader
 from streams.settings import CertifySettings, KafkaSettings
 from workers.learning.guards import Comparison, Guards, compare
 from workers.learning.trial import Trial
@@ -44,7 +46,7 @@ class Trials:
         self._kafka = kafka
         self._guards = guards
         self._reading = AsyncExitStack()
-        self._trial: tuple[Trial, NewEvents] | None = None
+        self._trial: tuple[Trial, Reader] | None = None
 
     async def __aenter__(self) -> Self:
         return self
@@ -61,10 +63,12 @@ class Trials:
             await self._end()
             if policies.candidate is None:
                 return Comparison()
-            new = await self._reading.enter_async_context(events_since(self._kafka, began_at(policies)))
-            self._trial = Trial(policies, self._guards.most_tickets), new
-        trial, new = self._trial
-        async for event in new():
+            events = await self._reading.enter_async_context(
+                reader(self._kafka, [raw(EVENTS)], since=began_at(policies))
+            )
+            self._trial = Trial(policies, self._guards.most_tickets), events
+        trial, events = self._trial
+        async for event, _ in events.decoded(Event):
             trial.add(event)
         return compare(tuple(trial.tried.values()), tuple(trial.beside.values()), self._guards, now)
 

@@ -19,7 +19,7 @@ from streams.runtime.lanes import lane_of
 from streams.runtime.offsets import CommitPoint
 from streams.scoreboard.views import BacklogView, StageBacklog
 from streams.settings import KafkaSettings
-from streams.topics import TopicsError
+from streams.topics import TopicsError, partition_counts
 
 INPUTS: Mapping[StageName, Topic] = {
     "router": TICKETS,
@@ -108,7 +108,9 @@ async def read_backlog(kafka: KafkaSettings) -> BacklogView:
         async with asyncio.timeout(LIMIT_S):
             await admin.start()
             await consumer.start()
-            partitions = await _partitions(admin, topics.values())
+            # Not the consumer's metadata: it has assigned topics only.
+            counts = await partition_counts(kafka.bootstrap_servers, topics.values())
+            partitions = [TopicPartition(name, number) for name, count in counts.items() for number in range(count)]
             found = await _unfinished(admin, consumer, kafka.topic_prefix, partitions)
             await _look(consumer, {p: part for p, part in found.items() if part.next < part.end})
     except (KafkaError, OSError) as exc:
@@ -119,15 +121,6 @@ async def read_backlog(kafka: KafkaSettings) -> BacklogView:
         place: [part for partition, part in found.items() if partition.topic == name] for place, name in topics.items()
     }
     return backlog_view(by_topic, time.time())
-
-
-async def _partitions(admin: AIOKafkaAdminClient, names: Iterable[str]) -> list[TopicPartition]:
-    names = list(names)
-    # Not the consumer's metadata: it has assigned topics only. All topics, since naming one may create it.
-    described = {t["topic"]: t["partitions"] for t in await admin.describe_topics() if not t["error_code"]}
-    if missing := set(names) - described.keys():
-        raise TopicsError(f"no topic {', '.join(sorted(missing))}: create them with `headgate topics apply`")
-    return [TopicPartition(name, each["partition"]) for name in names for each in described[name]]
 
 
 async def _unfinished(

@@ -7,7 +7,7 @@ from datetime import datetime
 
 from schemas.labels import Label
 from schemas.policy import CategoryPolicy, Policy
-from streams.certify import goal_of, read_labels, shipped_under
+from streams.certify import all_labels, goal_of, shipped_under
 from streams.policies import load_policy
 from streams.policy_records import read_shelf
 from streams.runtime.clock import utc_now
@@ -26,7 +26,7 @@ async def read_policies(settings: Settings) -> PoliciesView:
     """
     start, goal = load_policy(settings.policy), goal_of(settings.certify)
     shelf = await read_shelf(settings.kafka, start.scope)
-    labels = await read_labels(settings.kafka)
+    labels = await all_labels(settings.kafka)
     # Drift tests go through all labels: not on the loop that counts events.
     return await asyncio.to_thread(policies_view, shelf.policies(start), labels, goal, utc_now())
 

@@ -17,7 +17,7 @@ from streams.scoreboard.application import GROUP, Scoreboard
 from streams.scoreboard.board import INPUTS
 from streams.scoreboard.server import serving
 from streams.settings import KafkaSettings, Settings, SettingsError
-from streams.topics import TopicsError, show
+from streams.topics import TopicsError, partition_counts
 
 STOP_LIMIT_S = 20.0
 HANG_S = 30.0
@@ -123,9 +123,8 @@ async def _alone(kafka: KafkaSettings, stopped: "asyncio.Future[None]") -> bool:
 async def _partitions(settings: Settings) -> dict[str, int]:
     """How many the topics have that are read. Raises: TopicsError if the broker can't be reached or one is missing."""
     prefix = settings.kafka.topic_prefix
-    found = {state.topic: state.partitions for state in await show(settings.kafka.bootstrap_servers, prefix)}
-    if missing := [name for name in all_names(prefix) if not found.get(name)]:
-        raise TopicsError(f"no topic {', '.join(missing)}: create them with `headgate topics apply`")
+    # Of all: the tables' changelogs and what the pages read must be there, too.
+    found = await partition_counts(settings.kafka.bootstrap_servers, all_names(prefix))
     return {prefix + name: found[prefix + name] for name in INPUTS}
 
 

@@ -14,7 +14,7 @@ from schemas.topics import SPEND, SPEND_SNAPSHOTS
 from streams.scoreboard.views import LimitView, SpendView
 from streams.settings import KafkaSettings, Settings
 from streams.tier2 import spend_limits
-from streams.topics import TopicsError
+from streams.topics import TopicsError, partition_counts
 from workers.tier2.spend import SpendLimits, limits_of
 from workers.tier2.spend_book import PERIODS, SpendBook, window_s
 
@@ -70,13 +70,12 @@ async def _read_book(kafka: KafkaSettings) -> SpendBook:
     """The book at the end of the log. Read only: nothing is written, as a process that spends would."""
     spend = TopicPartition(kafka.topic_prefix + SPEND.name, 0)
     snapshots = TopicPartition(kafka.topic_prefix + SPEND_SNAPSHOTS.name, 0)
+    await partition_counts(kafka.bootstrap_servers, (spend.topic, snapshots.topic))
     consumer = AIOKafkaConsumer(
         bootstrap_servers=kafka.bootstrap_servers, client_id="headgate-read", enable_auto_commit=False
     )
     try:
         await consumer.start()
-        if missing := {partition.topic for partition in (spend, snapshots)} - await consumer.topics():
-            raise TopicsError(f"no topic {', '.join(sorted(missing))}: create them with `headgate topics apply`")
         ends = await consumer.end_offsets([spend, snapshots])
         starts = await consumer.beginning_offsets([spend])
         book, offset = SpendBook(), 0
