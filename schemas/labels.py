@@ -1,10 +1,16 @@
 """What is learned about answers after the fact: labels from audits, feedback from helpdesks."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from msgspec import Meta, Struct
 
 from schemas.tickets import Moment, TicketId, Tier
+
+AuditSource = Literal["rubric", "judge", "person"]
+"""Who judges what was drawn for an audit."""
+
+AUDIT_SOURCES: tuple[AuditSource, ...] = get_args(AuditSource)
+"""Their labels are a random sample. Those of feedback and escalations are of tickets that chose themselves."""
 
 
 class Label(Struct, frozen=True, kw_only=True):
@@ -16,7 +22,7 @@ class Label(Struct, frozen=True, kw_only=True):
     ticket_id: TicketId
     category: str
     acceptable: bool
-    source: Literal["rubric", "judge", "person", "escalation", "feedback"]
+    source: Literal[AuditSource, "escalation", "feedback"]
     propensity: Annotated[float, Meta(gt=0.0, le=1.0)]
     at: Moment
     p_ok: float | None = None

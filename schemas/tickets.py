@@ -9,6 +9,8 @@ from msgspec import Meta, Struct
 from schemas.generations import LogProbs
 
 TicketId = NewType("TicketId", str)
+TicketKey = tuple[str, str]
+"""Tenant and ticket_id: what names a ticket."""
 Tier = Literal["tier1", "tier2"]
 Moment = Annotated[datetime, Meta(tz=True)]
 """A point in time. Without a time zone it would be none, so that a record that leaves it out can't be read."""

@@ -14,11 +14,10 @@ from rich.table import Table
 
 from schemas.audits import Audit
 from schemas.codec import encode
-from schemas.labels import Label
-from schemas.tickets import Tier
+from schemas.labels import AUDIT_SOURCES, Label
+from schemas.tickets import TicketKey, Tier
 from schemas.topics import AUDITS, BACKFILL, LABELS
 from streams.judge import case_of, labels
-from streams.labels import Key
 from streams.publish import producer
 from streams.read import records
 from streams.runtime.clock import utc_now
@@ -40,16 +39,16 @@ Ask = Callable[[Letter], str | None]
 class Book:
     """Audits and their labels, as they come from the topics."""
 
-    audits: dict[Key, Audit] = field(default_factory=dict)
-    by_person: dict[tuple[Key, Tier], Label] = field(default_factory=dict)
-    by_judge: dict[tuple[Key, Tier], Label] = field(default_factory=dict)
+    audits: dict[TicketKey, Audit] = field(default_factory=dict)
+    by_person: dict[tuple[TicketKey, Tier], Label] = field(default_factory=dict)
+    by_judge: dict[tuple[TicketKey, Tier], Label] = field(default_factory=dict)
     """A frontier model's or a rubric's; the latest, here as above."""
     unreadable: int = 0
 
     def add(self, record: Audit | Label) -> None:
         if isinstance(record, Audit):
             self.audits[record.ticket.tenant, record.ticket.ticket_id] = record
-        elif record.source in ("person", "judge", "rubric"):
+        elif record.source in AUDIT_SOURCES:
             labelled = self.by_person if record.source == "person" else self.by_judge
             labelled[(record.tenant, record.ticket_id), record.tier] = record
 
@@ -74,7 +73,7 @@ class Book:
         }
 
 
-def _drawn(key: Key) -> bytes:
+def _drawn(key: TicketKey) -> bytes:
     return blake2b("\0".join(key).encode(), digest_size=8).digest()
 
 

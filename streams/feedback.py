@@ -15,22 +15,20 @@ from rich.table import Table
 from schemas.answers import Answer
 from schemas.codec import encode
 from schemas.labels import Feedback, Label
+from schemas.tickets import TicketKey
 from schemas.topics import ANSWERS, FEEDBACK, LABELS
 from streams.publish import producer
 from streams.read import records
 from streams.settings import KafkaSettings
 from workers.learning.complaints import label_of
 
-Key = tuple[str, str]
-"""Tenant and ticket_id: what names a ticket."""
-
 
 @dataclass(slots=True)
 class Joined:
     """Feedback, then answers, as they come from the topics."""
 
-    feedback: dict[Key, list[Feedback]] = field(default_factory=lambda: defaultdict(list))
-    answers: dict[Key, Answer] = field(default_factory=dict)
+    feedback: dict[TicketKey, list[Feedback]] = field(default_factory=lambda: defaultdict(list))
+    answers: dict[TicketKey, Answer] = field(default_factory=dict)
 
     def add_answer(self, answer: Answer) -> None:
         """Of a ticket that was answered again the last counts."""

@@ -3,11 +3,10 @@
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import datetime
-from typing import Literal
 
 from schemas.audits import Audit
 from schemas.events import Event
-from schemas.labels import Label
+from schemas.labels import AuditSource, Label
 from schemas.tickets import Tier
 from schemas.topics import AUDITS, LABELS
 from streams.runtime.clock import age_s, utc_now
@@ -21,8 +20,6 @@ from workers.judge.judgement import Case, Judge, Judgement
 from workers.judge.rubric_judge import RubricJudge
 from workers.learning.company import load_company
 from workers.retry import RetryLimits
-
-Source = Literal["rubric", "judge", "person"]
 
 
 @asynccontextmanager
@@ -42,7 +39,7 @@ async def stage(settings: Settings) -> AsyncIterator[Stage[Audit]]:
         yield _stage(judge, "judge", settings.judge.in_flight)
 
 
-def _stage(judge: Judge, source: Source, in_flight: int) -> Stage[Audit]:
+def _stage(judge: Judge, source: AuditSource, in_flight: int) -> Stage[Audit]:
     async def handle(record: Record[Audit]) -> Done:
         audit = record.value
         said = await judge.judge(case_of(audit))
@@ -70,7 +67,7 @@ def case_of(audit: Audit) -> Case:
     return Case(audit.ticket, (audit.draft.text, *((audit.other.text,) if audit.other else ())))
 
 
-def labels(audit: Audit, said: Judgement, source: Source, at: datetime) -> list[Label]:
+def labels(audit: Audit, said: Judgement, source: AuditSource, at: datetime) -> list[Label]:
     """A label for tier-1's draft, and one for tier-2's answer where there is one."""
     tiers: tuple[Tier, ...] = ("tier1", "tier2")
     drafts = (audit.draft, audit.other) if audit.other else (audit.draft,)

@@ -7,16 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from schemas.labels import Label
-from schemas.tickets import Ticket, Tier
+from schemas.tickets import Ticket, TicketKey, Tier
 from schemas.topics import BACKFILL, LABELS, TICKETS
 from streams.read import records
 from streams.settings import KafkaSettings
 from workers.learning.cold_start import Reservoir
 from workers.learning.labels import LabelledOutcome
 from workers.router.classifier import category_of, ticket_text
-
-Key = tuple[str, str]
-"""Tenant and ticket_id: what names a ticket."""
 
 ALL_TICKETS = (TICKETS, replace(TICKETS, name=TICKETS.name + BACKFILL))
 """Past tickets, those that came by the slow lane too."""
@@ -30,8 +27,8 @@ class Join:
     ticket that was published twice the first counts, as it does for the router.
     """
 
-    labels: dict[Key, dict[Tier, Label]] = field(default_factory=dict)
-    outcomes: dict[Key, LabelledOutcome] = field(default_factory=dict)
+    labels: dict[TicketKey, dict[Tier, Label]] = field(default_factory=dict)
+    outcomes: dict[TicketKey, LabelledOutcome] = field(default_factory=dict)
     replaced: int = 0
     """Labels that were passed over because a later one is in force."""
     unreadable: int = 0

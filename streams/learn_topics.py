@@ -18,7 +18,7 @@ from schemas.answers import Answer
 from schemas.audits import Audit
 from schemas.labels import Label
 from schemas.policy import Policy
-from schemas.tickets import Ticket
+from schemas.tickets import Ticket, TicketKey
 from schemas.topics import ANSWERS, LABELS, Topic
 from streams.audits import ALL_AUDITS
 from streams.labels import ALL_TICKETS
@@ -46,7 +46,6 @@ from workers.learning.provenance import (
     ROWS,
     TRAIN,
     Contents,
-    Key,
     Manifest,
     Placed,
     Setting,
@@ -167,14 +166,14 @@ class Topics:
         Tickets are kept for a shorter time than answers. Of a ticket that was published twice the first counts, as it
         does for the router; of its answers, too.
         """
-        answers: dict[Key, Placed[Answer]] = {}
+        answers: dict[TicketKey, Placed[Answer]] = {}
         repeated = 0
         async for answer in self._records(Answer, (ANSWERS,)):
             if answer.value.tier == "tier2":
                 answered = answer.value.tenant, answer.value.ticket_id
                 repeated += answered in answers
                 answers.setdefault(answered, answer)
-        tickets: dict[Key, Ticket] = {}
+        tickets: dict[TicketKey, Ticket] = {}
         async for ticket in self._records(Ticket, ALL_TICKETS):
             if (key := key_of(ticket.value)) in answers:
                 tickets.setdefault(key, ticket.value)

@@ -4,12 +4,9 @@ from collections.abc import Iterable
 
 from msgspec import Struct
 
-from schemas.labels import Label
+from schemas.labels import AUDIT_SOURCES, Label
 from schemas.tickets import Moment
 from workers.learning.estimates import Estimate, share
-
-AUDIT_SOURCES = ("rubric", "judge", "person")
-"""What was drawn at random. Feedback and escalations come from tickets that chose themselves."""
 
 
 class Judged(Struct, frozen=True):

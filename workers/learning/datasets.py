@@ -19,14 +19,14 @@ from msgspec import Struct
 from schemas.audits import Audit
 from schemas.drafts import Draft
 from schemas.generations import Usage
-from schemas.labels import Label
+from schemas.labels import AUDIT_SOURCES, Label
 from schemas.policy import Policy
-from schemas.tickets import Attempt, Decision, Routed, Ticket, Tier
+from schemas.tickets import Attempt, Decision, Routed, Ticket, TicketKey, Tier
 from workers.checker.features import NAMES, EmbeddedKnowledge, features
 from workers.checker.gates import failed_gates
 from workers.knowledge import Passage
-from workers.learning.provenance import DataSet, Kept, Key, Placed, Provenance, counted, in_order, read, ticket_digest
-from workers.learning.review import RANDOM_SOURCES, counts
+from workers.learning.provenance import DataSet, Kept, Placed, Provenance, counted, in_order, read, ticket_digest
+from workers.learning.review import counts, row_of
 from workers.learning.scorer import LabelledDraft
 from workers.learning.thresholds import Row
 from workers.router.classifier import Classifier, ticket_text
@@ -83,14 +83,14 @@ def normalised(text: str) -> str:
     return " ".join(re.sub(r"\d+(?:[.,:]\d+)*", "0", re.sub(r"[^\w.,:]|_", " ", text.casefold())).split()).strip(".,:")
 
 
-def key_of(ticket: Ticket) -> Key:
+def key_of(ticket: Ticket) -> TicketKey:
     """What names a ticket."""
     return ticket.tenant, ticket.ticket_id
 
 
-def in_force(labels: Iterable[Placed[Label]], left_out: Counter[str]) -> dict[tuple[Key, Tier], Placed[Label]]:
+def in_force(labels: Iterable[Placed[Label]], left_out: Counter[str]) -> dict[tuple[TicketKey, Tier], Placed[Label]]:
     """Of each draft the latest label, and of two of one moment the one that came last; counts the others."""
-    latest: dict[tuple[Key, Tier], Placed[Label]] = {}
+    latest: dict[tuple[TicketKey, Tier], Placed[Label]] = {}
     for label in labels:
         name = ((label.value.tenant, label.value.ticket_id), label.value.tier)
         left_out[LeftOut.REPLACED] += name in latest
@@ -123,7 +123,7 @@ def threshold_rows(labels: Iterable[Placed[Label]], made: Made, policy: Policy) 
         if reason := _unusable(label.value, made, scorer, policy):
             left_out[reason] += 1
         else:
-            kept.append(Kept(_row(label.value), provenance(label.value, label.place)))
+            kept.append(Kept(row_of(label.value), provenance(label.value, label.place)))
     return DataSet(in_order(kept), counted(left_out))
 
 
@@ -138,12 +138,7 @@ def _unusable(label: Label, made: Made, scorer: str, policy: Policy) -> LeftOut 
     return None if counts(label, policy.categories.get(label.category)) else LeftOut.BEFORE_ALARM
 
 
-def _row(label: Label) -> Row:
-    # A draft that a gate refused ships under no threshold.
-    return Row(label.category, label.p_ok or 0.0, label.score or 0.0, label.acceptable, label.propensity)
-
-
-def _audited(labels: Iterable[Placed[Label]], left_out: Counter[str]) -> dict[Key, Placed[Label]]:
+def _audited(labels: Iterable[Placed[Label]], left_out: Counter[str]) -> dict[TicketKey, Placed[Label]]:
     """The labels in force of audited tier-1 drafts, by ticket."""
     found = []
     for label in labels:
@@ -157,7 +152,7 @@ def _audited(labels: Iterable[Placed[Label]], left_out: Counter[str]) -> dict[Ke
 def _other_than_audits(label: Label) -> LeftOut | None:
     if label.tier != "tier1":
         return LeftOut.TIER2
-    return None if label.source in RANDOM_SOURCES else LeftOut.NOT_RANDOM
+    return None if label.source in AUDIT_SOURCES else LeftOut.NOT_RANDOM
 
 
 def _other_models(label: Label, made: Made) -> LeftOut | None:
@@ -196,9 +191,9 @@ def judged_drafts(
     return DataSet(in_order(kept.values()), counted(left_out))
 
 
-def latest_audits(audits: Iterable[Placed[Audit]], left_out: Counter[str]) -> dict[Key, Placed[Audit]]:
+def latest_audits(audits: Iterable[Placed[Audit]], left_out: Counter[str]) -> dict[TicketKey, Placed[Audit]]:
     """One a ticket, oldest first; of a ticket that ran twice the last counts, and the other is left out."""
-    found: dict[Key, Placed[Audit]] = {}
+    found: dict[TicketKey, Placed[Audit]] = {}
     for audit in sorted(audits, key=lambda each: (each.value.at, each.place)):
         key = key_of(audit.value.ticket)
         left_out[LeftOut.REPEATED] += found.pop(key, None) is not None

@@ -21,13 +21,12 @@ from msgspec.structs import replace
 from schemas.answers import Answer
 from schemas.audits import Audit
 from schemas.drafts import Draft
-from schemas.labels import Label
-from schemas.tickets import Attempt, Ticket
+from schemas.labels import AUDIT_SOURCES, Label
+from schemas.tickets import Attempt, Ticket, TicketKey
 from workers.checker.gates import failed_gates
 from workers.learning.adapter import Chat
 from workers.learning.datasets import LeftOut, as_draft, in_force, key_of, latest_audits, normalised
-from workers.learning.provenance import DataSet, Kept, Key, Placed, Provenance, counted, in_order, read, ticket_digest
-from workers.learning.review import RANDOM_SOURCES
+from workers.learning.provenance import DataSet, Kept, Placed, Provenance, counted, in_order, read, ticket_digest
 from workers.router.policy import AUDITABLE
 from workers.tier1.prompts import ChatMessage, fit
 from workers.tier2.redaction import redact, restore
@@ -78,9 +77,9 @@ def candidates(
     """
     left_out: Counter[str] = Counter()
     known = list(labels)
-    judged = in_force((each for each in known if each.value.source in RANDOM_SOURCES), left_out)
-    said = in_force((each for each in known if each.value.source not in RANDOM_SOURCES), left_out)
-    best: dict[Key, Kept[Draft]] = {}
+    judged = in_force((each for each in known if each.value.source in AUDIT_SOURCES), left_out)
+    said = in_force((each for each in known if each.value.source not in AUDIT_SOURCES), left_out)
+    best: dict[TicketKey, Kept[Draft]] = {}
     for draft, place in _drafts(latest_audits(audits, left_out).values(), sent):
         key = key_of(draft.routed.ticket)
         label, other = judged.get((key, draft.tier)), said.get((key, draft.tier))

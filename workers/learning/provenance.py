@@ -11,15 +11,12 @@ import msgspec
 from msgspec import Struct
 
 from schemas.codec import PoisonError, decode
-from schemas.tickets import Moment, Tier
+from schemas.tickets import Moment, TicketKey, Tier
 
 T = TypeVar("T")
 S = TypeVar("S", bound=Struct)
 
 Setting = str | int | float | bool | None
-
-Key = tuple[str, str]
-"""Tenant and ticket_id: what names a ticket."""
 
 MANIFEST, ROWS, POLICY = "manifest.json", "rows.jsonl", "policy.json"
 
@@ -75,7 +72,7 @@ class DataSet(Generic[T]):
         return [each.row for each in self.kept]
 
 
-def ticket_digest(key: Key) -> str:
+def ticket_digest(key: TicketKey) -> str:
     """A ticket's name in data sets."""
     return blake2b("\0".join(key).encode(), digest_size=8).hexdigest()
 

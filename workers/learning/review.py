@@ -15,7 +15,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from schemas.labels import Label
+from schemas.labels import AUDIT_SOURCES, Label
 from schemas.policy import CategoryPolicy, Certificate, Policy
 from workers.learning.drift import DriftTest, observe
 from workers.learning.thresholds import Goal, Row, solve
@@ -23,9 +23,6 @@ from workers.policies import shadowed
 
 FIRST_LOOK = 100
 """Labels at a group's first look. Fewer than 45 shipped answers prove nothing at the usual alpha."""
-
-RANDOM_SOURCES = ("judge", "rubric", "person")
-"""Labels of audits, which are a random sample. What helpdesks and escalations say is none."""
 
 DRIFT_DELTA = 0.05
 """Chance of a false alarm in a certificate's whole life."""
@@ -128,7 +125,7 @@ def by_category(labels: Iterable[Label]) -> dict[str, list[Label]]:
     latest: dict[tuple[str, str], Label] = {}
     for label in labels:
         key = (label.tenant, label.ticket_id)
-        counts = label.tier == "tier1" and label.source in RANDOM_SOURCES
+        counts = label.tier == "tier1" and label.source in AUDIT_SOURCES
         if counts and (key not in latest or label.at >= latest[key].at):
             latest[key] = label
     of: dict[str, list[Label]] = defaultdict(list)
@@ -189,7 +186,7 @@ def looked(
     # The judge's own error is one event, which all looks share.
     delta = goal.judge_delta + (goal.delta - goal.judge_delta) * share_of(look)
     at_this_look = dataclasses.replace(goal, delta=delta, own_from=used + 1 if pooled else 0)
-    solved = solve([_row(label) for label in labels[:used]], at_this_look, now)
+    solved = solve([row_of(label) for label in labels[:used]], at_this_look, now)
     found: dict[str, CategoryPolicy] = {}
     for name in names:
         before = known.get(name)
@@ -210,5 +207,6 @@ def _is_of(policy: CategoryPolicy | None, used: int, pooled: tuple[str, ...]) ->
     return policy.certificate is None or policy.certificate.pooled == pooled
 
 
-def _row(label: Label) -> Row:
+def row_of(label: Label) -> Row:
+    """What the thresholds are solved on. A draft that a gate refused has no score and ships under no threshold."""
     return Row(label.category, label.p_ok or 0.0, label.score or 0.0, label.acceptable, label.propensity)

@@ -7,12 +7,10 @@ from msgspec.structs import replace
 
 from schemas.events import Event
 from schemas.policy import Role
+from schemas.tickets import TicketKey
 from workers.learning.guards import Comparison, Journey
 from workers.learning.review import Review
 from workers.policies import Policies
-
-Key = tuple[str, str]
-"""Tenant and ticket_id: what names a ticket."""
 
 
 @dataclass(slots=True)
@@ -22,8 +20,8 @@ class Trial:
     policies: Policies
     most_tickets: int
     """No ticket is taken in after so many of the candidate."""
-    tried: dict[Key, Journey] = field(default_factory=dict)
-    beside: dict[Key, Journey] = field(default_factory=dict)
+    tried: dict[TicketKey, Journey] = field(default_factory=dict)
+    beside: dict[TicketKey, Journey] = field(default_factory=dict)
 
     def add(self, event: Event) -> None:
         """A judge's work is not the ticket's: it isn't counted."""
@@ -35,7 +33,7 @@ class Trial:
                 if key in journeys:
                     journeys[key] = after(journeys[key], event)
 
-    def _begin(self, key: Key, event: Event) -> None:
+    def _begin(self, key: TicketKey, event: Event) -> None:
         candidate = self.policies.candidate
         if event.outcome != "routed" or candidate is None or len(self.tried) >= self.most_tickets:
             return
