@@ -205,9 +205,7 @@ async def _publish(kafka: KafkaSettings, policies: Policies, of: Policy, policy:
     if candidate and evidence and evidence.role == "candidate":
         await put_beside(kafka, policy, candidate.canary_share)
     else:
-        await put_in_force(kafka, policy)
-        if of is candidate:
-            await end_candidate(kafka, policy)
+        await put_in_force(kafka, policy, candidate)
     log.info("policy_published", version=policy.version, instead_of=of.version, because=because)
 
 

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from aiokafka import AIOKafkaProducer
 from msgspec.structs import replace
 from rich.console import Console
 from rich.table import Table
@@ -22,7 +21,7 @@ from streams.runtime.clock import utc_now
 from streams.settings import KafkaSettings
 from workers.learning.guards import Comparison
 from workers.learning.review import version_of
-from workers.policies import CANDIDATE, VERSION, Policies
+from workers.policies import CANDIDATE, VERSION, Policies, placed_at
 
 
 class PolicyError(Exception):
@@ -63,23 +62,23 @@ class Shelf:
         return found[0]
 
     def earlier(self) -> list[Policy]:
-        """What one can go back to: what once was in force for all and wasn't rolled back; the latest last."""
-        kept = [p for p in self.versions.values() if self.active and p.version != self.active.version and p.made_at]
-        return sorted((p for p in kept if p.evidence is None or p.evidence.role == "in_force"), key=_made_at)
+        """What one can go back to: what once was in force for all and wasn't rolled back; the last that was, last."""
+        kept = [p for p in self.versions.values() if self.active and p.version != self.active.version]
+        return sorted((p for p in kept if p.evidence is None or p.evidence.role == "in_force"), key=_placed_at)
 
     @property
     def rolled_back(self) -> Policy | None:
         """The last that lost its place."""
         lost = [p for p in self.versions.values() if p.evidence and p.evidence.role == "rolled_back"]
-        return max(lost, key=lambda p: str(p.evidence and p.evidence.at), default=None)
+        return max(lost, key=_placed_at, default=None)
 
     def policies(self, start: Policy) -> Policies:
         """Those in force; a company begins with the policy in its file."""
         return Policies(self.active or start, self.candidate)
 
 
-def _made_at(policy: Policy) -> datetime:
-    return policy.made_at or datetime.fromtimestamp(0, UTC)
+def _placed_at(policy: Policy) -> datetime:
+    return placed_at(policy) or datetime.fromtimestamp(0, UTC)
 
 
 async def read_shelf(kafka: KafkaSettings, scope: str) -> Shelf:
@@ -94,36 +93,30 @@ async def read_shelf(kafka: KafkaSettings, scope: str) -> Shelf:
     return shelf
 
 
-async def put_in_force(kafka: KafkaSettings, policy: Policy) -> None:
-    """Make a policy the one in force, and keep it under its version; a candidate beside it ends if it is the same."""
-    async with producer(kafka) as client:
-        await _send(client, kafka, f"{policy.scope}{VERSION}{policy.version}", policy)
-        await _send(client, kafka, policy.scope, replace(policy, canary_share=0.0))
+async def put_in_force(kafka: KafkaSettings, policy: Policy, candidate: Policy | None = None) -> None:
+    """Make a policy the one in force; the candidate that there is ends if it is this one."""
+    records: dict[str, Policy | None] = {policy.scope: replace(policy, canary_share=0.0)}
+    if candidate and candidate.version == policy.version:
+        records[policy.scope + CANDIDATE] = None
+    await keep(kafka, policy, records)
 
 
 async def put_beside(kafka: KafkaSettings, policy: Policy, share: float) -> None:
     """Try a policy as a candidate on a share of the tickets."""
-    async with producer(kafka) as client:
-        await _send(client, kafka, f"{policy.scope}{VERSION}{policy.version}", policy)
-        await _send(client, kafka, policy.scope + CANDIDATE, replace(policy, canary_share=share))
+    await keep(kafka, policy, {policy.scope + CANDIDATE: replace(policy, canary_share=share)})
 
 
 async def end_candidate(kafka: KafkaSettings, policy: Policy) -> None:
     """All tickets are the policy in force's again; the candidate is kept with its evidence."""
-    await keep(kafka, policy)
+    await keep(kafka, policy, {policy.scope + CANDIDATE: None})
+
+
+async def keep(kafka: KafkaSettings, policy: Policy, places: Mapping[str, Policy | None] = {}) -> None:
+    """Keep a policy under its version, with the evidence that it has now; then fill or empty places, by their keys."""
     async with producer(kafka) as client:
-        await _send(client, kafka, policy.scope + CANDIDATE, None)
-
-
-async def keep(kafka: KafkaSettings, policy: Policy) -> None:
-    """Keep a policy under its version, with the evidence that it has now."""
-    async with producer(kafka) as client:
-        await _send(client, kafka, f"{policy.scope}{VERSION}{policy.version}", policy)
-
-
-async def _send(client: AIOKafkaProducer, kafka: KafkaSettings, key: str, policy: Policy | None) -> None:
-    value = encode(policy) if policy else None
-    await client.send_and_wait(kafka.topic_prefix + POLICY.name, value, key=key.encode())
+        for key, value in {f"{policy.scope}{VERSION}{policy.version}": policy, **places}.items():
+            raw_value = encode(value) if value else None
+            await client.send_and_wait(kafka.topic_prefix + POLICY.name, raw_value, key=key.encode())
 
 
 async def publish_policy(kafka: KafkaSettings, start: Policy, policy: Policy, share: float | None) -> Policy:
@@ -137,7 +130,7 @@ async def publish_policy(kafka: KafkaSettings, start: Policy, policy: Policy, sh
     evidence = Evidence(role=_role(share), at=utc_now(), by="headgate policy publish")
     made = replace(made, version=version_of(made), evidence=evidence)
     if share is None:
-        await put_in_force(kafka, made)
+        await put_in_force(kafka, made, (await read_shelf(kafka, made.scope)).candidate)
     else:
         await put_beside(kafka, made, share)
     return made
@@ -164,9 +157,7 @@ async def promote(
     if share is not None:
         await put_beside(kafka, policy, share)
         return policy
-    await put_in_force(kafka, policy)
-    if shelf.candidate and shelf.candidate.version == policy.version:
-        await end_candidate(kafka, policy)
+    await put_in_force(kafka, policy, shelf.candidate)
     return policy
 
 
@@ -184,7 +175,7 @@ async def rollback(kafka: KafkaSettings, start: Policy, version: str) -> Policy:
     if not version and not earlier:
         raise PolicyError("there is no earlier policy on the topic")
     policy = shelf.get(version) if version else earlier[-1]
-    await put_in_force(kafka, replace(policy, evidence=replace(evidence, role="in_force")))
+    await put_in_force(kafka, replace(policy, evidence=replace(evidence, role="in_force")), shelf.candidate)
     if shelf.active and shelf.active.version != policy.version:
         # So that the next rollback goes further back, and not to this one.
         await keep(kafka, replace(shelf.active, evidence=evidence))

@@ -10,7 +10,7 @@ from streams.read import Reader, raw, reader
 from streams.settings import CertifySettings, KafkaSettings
 from workers.learning.guards import Comparison, Guards, compare
 from workers.learning.trial import Trial
-from workers.policies import Policies
+from workers.policies import Policies, placed_at
 
 CLOCKS_S = 60.0
 """Clocks of different machines may differ by so much; what a router did under other policies isn't counted anyway."""
@@ -33,8 +33,7 @@ def guards_of(config: CertifySettings) -> Guards:
 
 def began_at(policies: Policies) -> datetime:
     """Since when these two stand beside each other, by clocks that may differ; the epoch where nobody knows."""
-    moments = [p.evidence.at if p.evidence else p.made_at for p in policies if p]
-    known = [at for at in moments if at]
+    known = [at for policy in policies if policy and (at := placed_at(policy))]
     return max(known) - timedelta(seconds=CLOCKS_S) if known else datetime.fromtimestamp(0, UTC)
 
 

@@ -45,6 +45,11 @@ class Policies(NamedTuple):
         return self.active
 
 
+def placed_at(policy: Policy) -> datetime | None:
+    """When a policy got the place that it has, or lost it; None where nobody knows."""
+    return policy.evidence.at if policy.evidence else policy.made_at
+
+
 def _drawn(ticket_id: str) -> float:
     """Evenly distributed over [0, 1)."""
     return int.from_bytes(blake2b(f"canary\0{ticket_id}".encode(), digest_size=8).digest()) / 2**64

@@ -1,6 +1,6 @@
 """Policies on their topic: what is in force, what was, and what another would change."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from msgspec.structs import replace
@@ -145,6 +145,15 @@ def test_what_was_never_in_force_or_was_rolled_back_is_nothing_to_go_back_to() -
         found.add(f"default@{version}", encode(placed(version, role)))  # type: ignore[arg-type]
     found.add("default@e1", encode(policy("e1")))
     assert [p.version for p in found.earlier()] == ["e1"]
+
+
+def test_the_policy_before_is_the_last_that_was_in_force_whenever_it_was_made() -> None:
+    """One that was put in force a second time is nearer than one that was made after it."""
+    found = shelf()
+    for version, hours in (("abc1", 3), ("abc2", 2), ("d1", 4)):
+        evidence = Evidence(role="in_force", at=NOW + timedelta(hours=hours), by="headgate policy promote")
+        found.add(f"default@{version}", encode(replace(policy(version), evidence=evidence)))
+    assert [p.version for p in found.earlier()] == ["abc2", "abc1"]
 
 
 def test_what_a_policy_has_its_place_on_is_shown() -> None:
