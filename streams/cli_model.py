@@ -1,7 +1,7 @@
 """`headgate model`: versions of models and policies, into the store and out of it."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 from rich.table import Table
@@ -9,10 +9,11 @@ from rich.table import Table
 from streams.command import console
 from streams.runtime.clock import utc_now
 from streams.settings import load
+from workers.store import Kind, ModelStore
 
 app = typer.Typer(help="Models and policies by version, in a folder or a bucket.", no_args_is_help=True)
 
-KindName = Annotated[Literal["router", "scorer", "adapter", "policy"], typer.Argument(help="What it is.")]
+KindName = Annotated[Kind, typer.Argument(help="What it is.")]
 
 
 @app.command()
@@ -22,19 +23,15 @@ def push(
     made_from: Annotated[str, typer.Option("--from", help="The data set or the command that it was made of.")] = "",
 ) -> None:
     """Put a model into the store. Its version is made from its contents; a folder's card.json goes with it."""
-    from workers.store import ModelStore
-
     manifest = ModelStore(str(load().store)).push(kind, source, utc_now(), made_from)
     console.print(f"{kind} {manifest.version} is in the store", highlight=False)
 
 
 @app.command("list")
 def list_models(
-    kind: Annotated[Literal["router", "scorer", "adapter", "policy"] | None, typer.Argument(help="Only these.")] = None,
+    kind: Annotated[Kind | None, typer.Argument(help="Only these.")] = None,
 ) -> None:
     """The versions in the store, the oldest first."""
-    from workers.store import ModelStore
-
     table = Table("kind", "version", "made", "files", "MB", "from")
     for each in ModelStore(str(load().store)).list(kind):
         size = sum(file.size_bytes for file in each.files) / 1e6
@@ -50,7 +47,5 @@ def pull(
     out: Annotated[Path, typer.Option("--out", help="A folder that isn't there yet.")],
 ) -> None:
     """Write a version's files into a folder: all of them, each checked by its hash, or none."""
-    from workers.store import ModelStore
-
     manifest = ModelStore(str(load().store)).pull(kind, version, out)
     console.print(f"{kind} {manifest.version} is in {out}", highlight=False)

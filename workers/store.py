@@ -86,21 +86,17 @@ class ModelStore:
     def push(self, kind: Kind, source: Path, made_at: datetime, made_from: str = "") -> Manifest:
         """Put a file, or a folder with all that is in it, into the store; what is there already stays as it is.
 
-        Raises: StoreError if there is nothing to push, the card can't be read, or the store can't be written.
+        Raises: StoreError if there is nothing to push, a file can't be read, or the store can't be written.
         """
         root = source if source.is_dir() else source.parent
         paths = sorted(p for p in root.rglob("*") if p.is_file()) if source.is_dir() else [source]
         if not paths or not all(p.is_file() for p in paths):
             raise StoreError(f"{source}: there is no file, so nothing was pushed")
-        files = tuple(_described(path, root) for path in paths)
-        manifest = Manifest(
-            kind=kind,
-            version=version_of(kind, files),
-            files=files,
-            made_at=made_at,
-            made_from=made_from,
-            card=_card(root / CARD) if source.is_dir() else {},
-        )
+        with _translated(str(source)):
+            files = tuple(_described(path, root) for path in paths)
+            card = _card(root / CARD) if source.is_dir() else {}
+        version = version_of(kind, files)
+        manifest = Manifest(kind=kind, version=version, files=files, made_at=made_at, made_from=made_from, card=card)
         with _translated(f"{kind} {manifest.version}"):
             if (known := self._manifest(kind, manifest.version)) is not None:
                 return known
@@ -131,21 +127,22 @@ class ModelStore:
     def pull(self, kind: Kind, version: str, out: Path) -> Manifest:
         """Write a version's files into a folder that isn't there yet; all of them or none.
 
-        Raises: StoreError if the folder is there, the store can't be read, or a file isn't what its manifest says.
+        Raises: StoreError if the folder is there or can't be made, the store can't be read, or a file isn't what its
+        manifest says.
         """
         manifest = self.find(kind, version)
         if out.exists():
             raise StoreError(f"{out} is there already: name a folder that isn't")
-        out.parent.mkdir(parents=True, exist_ok=True)
-        half = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-        try:
-            with _translated(f"{kind} {manifest.version}"):
+        with _translated(f"{kind} {manifest.version}"):
+            out.parent.mkdir(parents=True, exist_ok=True)
+            half = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+            try:
                 for file in manifest.files:
                     self._fetch(_key(kind, manifest.version, FILES, file.path), file, half)
-            half.chmod(0o755)
-            half.rename(out)
-        finally:
-            shutil.rmtree(half, ignore_errors=True)
+                half.chmod(0o755)
+                half.rename(out)
+            finally:
+                shutil.rmtree(half, ignore_errors=True)
         return manifest
 
     def _fetch(self, key: str, file: ModelFile, folder: Path) -> None:

@@ -152,6 +152,14 @@ def test_a_folder_that_is_there_is_not_written_into(model: Path, tmp_path: Path)
         store.pull("router", version, model)
 
 
+def test_a_folder_that_cant_be_made_is_said(model: Path, tmp_path: Path) -> None:
+    """As what the store can't do."""
+    store = ModelStore(str(tmp_path / "store"))
+    version = store.push("router", model, NOW).version
+    with pytest.raises(StoreError, match=f"router {version}: .*card.json"):
+        store.pull("router", version, model / "card.json" / "out")
+
+
 @pytest.mark.parametrize("wrong", ["ftp://x/y", "s3://"])
 def test_an_address_that_is_none_is_said(wrong: str) -> None:
     """In a line."""
