@@ -1,6 +1,8 @@
 """`headgate learn router` on data of the user's own: labelled outcomes or mere past tickets, from a file or Kafka."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -19,6 +21,17 @@ TOPIC = "topic"
 
 class LearnError(Exception):
     """Nothing was learned: why."""
+
+
+@contextmanager
+def learning() -> Iterator[None]:
+    """What can't be learned, as LearnError: files, rows, and libraries that are not there."""
+    try:
+        yield
+    except (OSError, ValueError) as exc:
+        raise LearnError(str(exc)) from exc
+    except ModuleNotFoundError as exc:
+        raise LearnError(f"{exc.name} is not installed: learning needs the extra `learn`") from exc
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +97,7 @@ def train(rows: list["LabelledOutcome"], recipe: Recipe, cold: bool) -> "Card":
     Blocks for minutes. Raises: LearnError.
     """
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    try:
+    with learning():
         from workers.knowledge import load_knowledge
         from workers.learning import cold_start
         from workers.learning.labels import split
@@ -96,7 +109,3 @@ def train(rows: list["LabelledOutcome"], recipe: Recipe, cold: bool) -> "Card":
         return train_router(
             kept, held_out, knowledge, recipe.out, level=recipe.level, command=recipe.command, seed=recipe.seed
         )
-    except ValueError as exc:
-        raise LearnError(str(exc)) from exc
-    except ModuleNotFoundError as exc:
-        raise LearnError(f"{exc.name} is not installed: learning needs the extra `learn`") from exc

@@ -1,28 +1,15 @@
 """`headgate learn checker|thresholds|tier1 --data`: models and thresholds from the data sets of `headgate dataset`."""
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
 from msgspec.structs import replace
 
-from streams.learn import LearnError
+from streams.learn import learning
 from streams.runtime.clock import utc_now
 from streams.settings import Settings
 from workers.learning.provenance import HELD_OUT, POLICY
-
-
-@contextmanager
-def _learning() -> Iterator[None]:
-    """What can't be learned, as LearnError."""
-    try:
-        yield
-    except (OSError, ValueError) as exc:
-        raise LearnError(str(exc)) from exc
-    except ModuleNotFoundError as exc:
-        raise LearnError(f"{exc.name} is not installed: learning needs the extra `learn`") from exc
 
 
 def train_checker(data: Path, out: Path) -> str:
@@ -30,7 +17,7 @@ def train_checker(data: Path, out: Path) -> str:
 
     Raises: LearnError.
     """
-    with _learning():
+    with learning():
         import numpy as np
 
         from workers.checker.scorer import Scorer
@@ -53,7 +40,7 @@ def solve_thresholds(data: Path, out: Path, settings: Settings) -> str:
 
     Raises: LearnError.
     """
-    with _learning():
+    with learning():
         from streams.certify import goal_of
         from streams.policies import load_policy
         from workers.learning.datasets import read_rows
@@ -92,7 +79,7 @@ def train_tier1(data: Path, out: Path, base: Path | None, work: Path) -> str:
     Raises: LearnError.
     """
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    with _learning():
+    with learning():
         from workers.learning import adapter, base_model
         from workers.learning.distillation import read_chats
 

@@ -22,7 +22,7 @@ from schemas.tickets import Ticket, TicketKey
 from schemas.topics import ANSWERS, LABELS, Topic
 from streams.audits import ALL_AUDITS
 from streams.labels import ALL_TICKETS
-from streams.learn import LearnError
+from streams.learn import LearnError, learning
 from streams.policies import load_policy
 from streams.policy_records import read_shelf
 from streams.read import records
@@ -78,7 +78,7 @@ async def make(kind: Kind, settings: Settings, out: Path, command: str) -> Manif
     """
     topics = Topics(settings.kafka)
     labels = await topics.read(Label, LABELS)
-    try:
+    with learning():
         match kind:
             case "thresholds":
                 found = _thresholds(labels, await _in_force(settings))
@@ -99,8 +99,6 @@ async def make(kind: Kind, settings: Settings, out: Path, command: str) -> Manif
             settings=dict(found.settings),
         )
         write(out, found.files, found.beside, manifest)
-    except (OSError, ValueError) as exc:
-        raise LearnError(str(exc)) from exc
     return manifest
 
 

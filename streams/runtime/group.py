@@ -47,12 +47,13 @@ async def member_of(admin: AIOKafkaAdminClient, group: str, instance_id: str) ->
 
     Raises: KafkaError if the coordinator doesn't answer.
     """
-    for member_id in await members(admin, group):
-        # A broker makes it of the instance id and a UUID, anew at every join. (The client_id beside it stays that of
-        # whoever joined first.)
-        if member_id[:-37] == instance_id:
-            return member_id
-    return None
+    return next((m for m in await members(admin, group) if instance_of(m) == instance_id), None)
+
+
+def instance_of(member_id: str) -> str:
+    """The instance id of a static member: a broker makes its member_id of that and a UUID, anew at every join. (The
+    client_id beside it stays that of whoever joined first.)"""
+    return member_id[:-37]
 
 
 async def members(admin: AIOKafkaAdminClient, group: str) -> list[str]:

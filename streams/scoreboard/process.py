@@ -12,7 +12,7 @@ from aiokafka.errors import KafkaError
 from schemas.topics import all_names
 from streams.policies import load_policy
 from streams.runtime import metrics
-from streams.runtime.group import members
+from streams.runtime.group import instance_of, members
 from streams.scoreboard.application import GROUP, Scoreboard
 from streams.scoreboard.board import INPUTS
 from streams.scoreboard.server import serving
@@ -101,7 +101,7 @@ async def _alone(kafka: KafkaSettings, stopped: "asyncio.Future[None]") -> bool:
         while not stopped.done():
             try:
                 # The group's own member of before, under its name, is this one.
-                others = [m for m in await members(admin, group) if own is None or m[:-37] != own]
+                others = [m for m in await members(admin, group) if own is None or instance_of(m) != own]
             except KafkaError:
                 # A cluster on which nobody ever had a group first makes itself a place to keep groups in.
                 if time.monotonic() > deadline_s:

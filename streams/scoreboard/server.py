@@ -23,7 +23,7 @@ from schemas.topics import EVENTS
 from streams.scoreboard.application import Scoreboard
 from streams.scoreboard.backlog import read_backlog
 from streams.scoreboard.spend_view import read_spend
-from streams.scoreboard.summary import Summary, summary
+from streams.scoreboard.summary import SPANS_S, Summary, summary
 from streams.scoreboard.views import AuditsView, Failure, JourneyView, PoliciesView
 from streams.settings import Settings, SettingsError
 from streams.topics import TopicsError
@@ -34,7 +34,7 @@ POLICY_AGE_S = 10.0
 """As `headgate certify` looks at the labels; each look reads all of them."""
 AGE_S = 3.0
 """Of what else is read when somebody asks."""
-SUMMARY_AGES_S = {"5m": 1.0, "1h": 1.0, "24h": 10.0}
+SUMMARY_AGE_S, DAY_AGE_S = 1.0, 10.0
 """A day of twelve categories on eight partitions takes more than a second to add up (measured)."""
 
 HEADERS = {
@@ -76,7 +76,10 @@ class Pages:
     def __init__(self, scoreboard: Scoreboard, settings: Settings) -> None:
         self._scoreboard, self._settings = scoreboard, settings
         kafka = settings.kafka
-        self._summaries = {span: Kept(partial(self._add_up, span), age_s) for span, age_s in SUMMARY_AGES_S.items()}
+        self._summaries = {
+            span: Kept(partial(self._add_up, span), SUMMARY_AGE_S if length_s <= 3600 else DAY_AGE_S)
+            for span, length_s in SPANS_S.items()
+        }
         self._policies = Kept(self._read_policies, POLICY_AGE_S)
         self._spend = Kept(lambda: read_spend(settings), AGE_S)
         self._backlog = Kept(lambda: read_backlog(kafka), AGE_S)

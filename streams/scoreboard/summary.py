@@ -84,7 +84,7 @@ class Summary(Struct, frozen=True, kw_only=True):
 
 
 def summary(
-    cells: Mapping[CellKey, Cell] | Iterable[tuple[CellKey, Cell]],
+    cells: Iterable[tuple[CellKey, Cell]],
     labels: Iterable[Judged],
     span: str,
     now_s: float,
@@ -97,8 +97,7 @@ def summary(
     """
     length_s = SPANS_S[span]
     until_s = int(now_s // WINDOW_S + 1) * WINDOW_S
-    pairs = cells.items() if isinstance(cells, Mapping) else cells
-    chosen = [(key, cell) for key, cell in pairs if until_s - length_s <= key.start_s < until_s]
+    chosen = [(key, cell) for key, cell in cells if until_s - length_s <= key.start_s < until_s]
     labels = list(labels)
     quality = qualities(labels)
     price = _price(merge(cell for _, cell in chosen))

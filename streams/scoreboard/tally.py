@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import TypeVar
 
 from msgspec import Struct
+from msgspec.structs import fields
 
 from schemas.answers import GateReason
 from schemas.events import Event
@@ -59,6 +60,10 @@ class Cell(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Answers by the bucket of their age, see `bucket`."""
 
 
+COUNTS = tuple(field.name for field in fields(Cell) if field.type is int)
+"""A cell's fields that are added up as they are."""
+
+
 def window_start(at: datetime) -> int:
     """The start of the window that a moment falls into, seconds since the epoch."""
     return int(at.timestamp() // WINDOW_S) * WINDOW_S
@@ -94,28 +99,12 @@ def cell_of(event: Event) -> Cell:
 def merge(cells: Iterable[Cell]) -> Cell:
     """The sum of sums."""
     cells = list(cells)
-    counts = ("events", "routed", "answered", "escalated", "shadowed", "handed_off", "dead_lettered", "duplicates")
-    sums = {name: sum(getattr(cell, name) for cell in cells) for name in (*counts, "took_tier2")}
     return Cell(
-        **sums,
+        **{name: sum(getattr(cell, name) for cell in cells) for name in COUNTS},
         reasons=_added(cell.reasons for cell in cells),
         cost_pico=_added(cell.cost_pico for cell in cells),
         ages=_added(cell.ages for cell in cells),
     )
-
-
-def count(events: Iterable[Event]) -> dict[CellKey, Cell]:
-    """All windows of some events, each event counted once however often it comes.
-
-    What the scoreboard reaches record by record; where two records have one id, the first counts.
-    """
-    first: dict[str, Event] = {}
-    for event in events:
-        first.setdefault(event.event_id, event)
-    cells: dict[CellKey, list[Cell]] = {}
-    for event in first.values():
-        cells.setdefault(key_of(event), []).append(cell_of(event))
-    return {key: merge(of_key) for key, of_key in cells.items()}
 
 
 def bucket(age_s: float) -> int:

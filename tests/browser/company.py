@@ -12,7 +12,6 @@ from schemas.labels import Label
 from schemas.tickets import TicketId
 from streams.scoreboard.quality import judged
 from streams.scoreboard.summary import SPANS_S, Summary, summary
-from streams.scoreboard.tally import count
 from streams.scoreboard.views import (
     AuditsView,
     BacklogView,
@@ -24,6 +23,7 @@ from streams.scoreboard.views import (
     SpendView,
     StageBacklog,
 )
+from tests.scoreboard import count
 
 CATEGORIES = ("account", "billing", "cancellation", "equipment", "faults", "installation", "mobile", "payments")
 POOLED = ("cancellation", "faults", "installation")
@@ -99,7 +99,7 @@ def labels(now: datetime, each: int = 90) -> list[Label]:
 def board(of: Iterable[Event], judgements: Sequence[Label], span: str, now: datetime) -> Summary:
     """The summary of some events, made by what the service makes it with."""
     in_force = [one for n, label in enumerate(judgements) if (one := judged(label, n))]
-    return summary(count(of), in_force, span, now.timestamp())
+    return summary(count(of).items(), in_force, span, now.timestamp())
 
 
 def category(name: str, now: datetime, **fields: Any) -> CategoryView:

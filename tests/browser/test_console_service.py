@@ -1,15 +1,10 @@
 """The console as the real scoreboard serves it: records on a real broker at one end, a real browser at the other."""
 
 import asyncio
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import httpx
-import msgspec
 import pytest
 from selenium.webdriver import Chrome
 
@@ -19,14 +14,14 @@ from schemas.policy import CategoryPolicy, Certificate, Policy
 from schemas.spend import Reserve, Settle, SpendEntry
 from schemas.tickets import TicketId
 from streams.local.embedded_kafka import EmbeddedKafka
-from streams.local.machine import free_port
 from streams.policy_records import put_in_force
 from streams.scoreboard.summary import Summary
 from streams.settings import KafkaSettings
 from tests.browser import company
 from tests.browser.console import DESK, ROWS, Console, numbers, shows
-from tests.kafka import until, write
+from tests.kafka import write
 from tests.records import a_decision, a_ticket, an_attempt
+from tests.scoreboard import Scoreboard
 
 pytestmark = pytest.mark.integration
 
@@ -51,32 +46,11 @@ POLICY = Policy(scope="default", version="v7", default=SHADOW, categories={"bill
 
 
 @pytest.fixture
-def address(kafka: EmbeddedKafka, topics: str, tmp_path: Path) -> Iterator[str]:
-    """Where a scoreboard of the test's own serves the console."""
-    port = free_port()
-    (tmp_path / "policy.json").write_bytes(encode(POLICY))
-    settings = {
-        "KAFKA__BOOTSTRAP_SERVERS": kafka.bootstrap_servers,
-        "KAFKA__TOPIC_PREFIX": topics,
-        "SCOREBOARD__PORT": str(port),
-        "TIER2__SPEND__DAY_USD": "10",
-    }
-    with (tmp_path / "log").open("wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "streams.cli", "run", "scoreboard"],
-            env={
-                **os.environ,
-                **{f"HEADGATE_{name}": value for name, value in settings.items()},
-                "PYTHONPATH": str(Path(__file__).parents[2]),
-            },
-            cwd=tmp_path,
-            stdout=log,
-            stderr=log,
-        )
-    yield f"http://127.0.0.1:{port}/"
-    process.kill()
-    process.wait()
-    print((tmp_path / "log").read_text("utf-8")[-10_000:])
+def scoreboard(kafka: EmbeddedKafka, topics: str, tmp_path: Path) -> Iterator[Scoreboard]:
+    found = Scoreboard(tmp_path, kafka.bootstrap_servers, topics, POLICY, TIER2__SPEND__DAY_USD="10")
+    yield found
+    found.kill()
+    print(found.log[-10_000:])
 
 
 async def publish(servers: str, prefix: str) -> None:
@@ -102,29 +76,14 @@ async def publish(servers: str, prefix: str) -> None:
     await put_in_force(KafkaSettings(bootstrap_servers=servers, topic_prefix=prefix), POLICY)
 
 
-async def counted(address: str) -> Summary:
-    """What the scoreboard says when it has counted everything."""
-    found: Summary | None = None
-
-    async def is_whole() -> bool:
-        nonlocal found
-        async with httpx.AsyncClient(base_url=address, timeout=20) as client:
-            try:
-                response = await client.get("/api/summary?span=1h")
-            except httpx.TransportError:
-                return False
-        found = msgspec.json.decode(response.content, type=Summary) if response.is_success else None
-        return found is not None and found.labels == 280 and found.total.answered >= 70
-
-    await until(is_whole, limit_s=60)
-    assert found
-    return found
-
-
-async def test_records_reach_the_screen(kafka: EmbeddedKafka, topics: str, address: str, chrome: Chrome) -> None:
+async def test_records_reach_the_screen(
+    kafka: EmbeddedKafka, topics: str, scoreboard: Scoreboard, chrome: Chrome
+) -> None:
     """Events, labels, policy, spending, a backlog and audits are shown, under the headers that the service sends."""
     await publish(kafka.bootstrap_servers, topics)
-    await asyncio.to_thread(check, Console(chrome, address, {}), await counted(address))
+    counted = await scoreboard.shows(lambda s: s.labels == 280 and s.total.answered >= 70)
+    assert counted.labels == 280
+    await asyncio.to_thread(check, Console(chrome, scoreboard.address, {}), counted)
 
 
 def check(console: Console, summary: Summary) -> None:

@@ -1,17 +1,10 @@
 """The scoreboard as a process on a real broker: what it counts over kills, and what its pages say."""
 
-import asyncio
-import os
 import random
-import subprocess
-import sys
-import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
-import httpx
 import msgspec
 import pytest
 from aiokafka import AIOKafkaProducer
@@ -23,93 +16,36 @@ from schemas.policy import CategoryPolicy, Policy
 from schemas.spend import Reserve, Settle, SpendEntry
 from schemas.tickets import TicketId
 from streams.local.embedded_kafka import EmbeddedKafka
-from streams.local.machine import free_port
 from streams.runtime.clock import utc_now
 from streams.scoreboard.summary import Summary, summary
-from streams.scoreboard.tally import count
 from streams.scoreboard.views import AuditsView, BacklogView, Failure, JourneyView, PoliciesView, SpendView
 from tests.kafka import committed_records, ticket, until, write
+from tests.scoreboard import Scoreboard, count
 
 pytestmark = pytest.mark.integration
-
-V = TypeVar("V", bound=msgspec.Struct)
 
 SHADOW = CategoryPolicy(p_ok_threshold=1.0, score_threshold=1.0, state="shadow", why="no labels", audit_share=0.2)
 
 
-class Scoreboard:
-    """A scoreboard process of the test's own."""
-
-    def __init__(self, folder: Path, servers: str, prefix: str) -> None:
-        self.port = free_port()
-        (folder / "policy.json").write_bytes(encode(Policy(scope="default", version="file", default=SHADOW)))
-        settings = {
-            "KAFKA__BOOTSTRAP_SERVERS": servers,
-            "KAFKA__TOPIC_PREFIX": prefix,
-            "KAFKA__GROUP_INSTANCE_ID": "scoreboard-1",
-            "KAFKA__SESSION_TIMEOUT_S": "6",
-            "SCOREBOARD__PORT": str(self.port),
-            "TIER2__SPEND__MONTH_USD": "5",
-        }
-        self._environment = {**os.environ, **{f"HEADGATE_{name}": value for name, value in settings.items()}}
-        self._folder = folder
-        self.seen = ""
-        """All that it has answered."""
-        self.process = self.start()
-
-    def start(self) -> "subprocess.Popen[bytes]":
-        with (self._folder / "log").open("ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "streams.cli", "run", "scoreboard"],
-                env={**self._environment, "PYTHONPATH": str(Path(__file__).parents[2])},
-                cwd=self._folder,
-                stdout=log,
-                stderr=log,
-            )
-        return self.process
-
-    @property
-    def log(self) -> str:
-        return (self._folder / "log").read_text("utf-8", "replace")
-
-    async def get(self, path: str) -> httpx.Response:
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{self.port}", timeout=30) as client:
-            response = await client.get(path)
-            self.seen += response.text
-            return response
-
-    async def says(self, path: str, view: type[V]) -> V:
-        response = await self.get(path)
-        assert response.is_success, response.text
-        return msgspec.json.decode(response.content, type=view)
-
-    async def summary(self) -> Summary | None:
-        """None while it doesn't answer or still loads."""
-        try:
-            response = await self.get("/api/summary?span=1h")
-        except httpx.TransportError:
-            assert self.process.poll() is None, self.log[-5_000:]
-            return None
-        return msgspec.json.decode(response.content, type=Summary) if response.is_success else None
-
-    async def shows(self, condition: Callable[[Summary], bool], limit_s: float = 60.0) -> Summary:
-        """The summary once it fulfils a condition, or the last one before the limit."""
-        deadline = time.monotonic() + limit_s
-        while True:
-            found = await self.summary()
-            if found and (condition(found) or time.monotonic() > deadline):
-                return found
-            assert time.monotonic() < deadline + 30, "it does not answer"
-            await asyncio.sleep(0.05)
+def started(folder: Path, servers: str, prefix: str) -> Scoreboard:
+    """With a name of its own in its group, so that it needn't wait for the one that was killed."""
+    return Scoreboard(
+        folder,
+        servers,
+        prefix,
+        Policy(scope="default", version="file", default=SHADOW),
+        KAFKA__GROUP_INSTANCE_ID="scoreboard-1",
+        KAFKA__SESSION_TIMEOUT_S="6",
+        TIER2__SPEND__MONTH_USD="5",
+    )
 
 
 @pytest.fixture
 async def scoreboard(kafka: EmbeddedKafka, topics: str, tmp_path: Path) -> AsyncIterator[Scoreboard]:
-    started = Scoreboard(tmp_path, kafka.bootstrap_servers, topics)
-    yield started
-    started.process.kill()
-    started.process.wait()
-    print(started.log[-10_000:])
+    found = started(tmp_path, kafka.bootstrap_servers, topics)
+    yield found
+    found.kill()
+    print(found.log[-10_000:])
 
 
 def event(number: int) -> Event:
@@ -145,15 +81,14 @@ async def test_a_kill_changes_no_figure(kafka: EmbeddedKafka, topics: str, score
     await write(servers, name, [(b"x", b"none of ours")] * 3)
     await publish(servers, name, [*stream[300:], *repeated[90:]])
     # Wherever it is now: some of it is counted, some is read, some is not.
-    scoreboard.process.kill()
-    scoreboard.process.wait()
+    scoreboard.kill()
     scoreboard.start()
     records = await committed_records(servers, name, 900 + 180 + 3)
     known = [msgspec.json.decode(r.value, type=Event) for r in records if r.value != b"none of ours"]
     assert len(known) == 900 + 180
 
     def wanted(until_s: int) -> Summary:
-        return summary(count(known), [], "1h", until_s - 1, unreadable=3, repeated=180)
+        return summary(count(known).items(), [], "1h", until_s - 1, unreadable=3, repeated=180)
 
     found = await scoreboard.shows(lambda s: s == wanted(s.until_s))
     assert found == wanted(found.until_s)
@@ -233,11 +168,10 @@ async def test_the_pages_say_what_the_topics_hold(kafka: EmbeddedKafka, topics: 
 async def test_a_row_that_cant_be_read_ends_the_start(kafka: EmbeddedKafka, topics: str, tmp_path: Path) -> None:
     """Passed over, its figures would be wrong without a word."""
     await write(kafka.bootstrap_servers, topics + "scoreboard-cells", [(b"no key", b"no row")], partition=0)
-    started = Scoreboard(tmp_path, kafka.bootstrap_servers, topics)
+    scoreboard = started(tmp_path, kafka.bootstrap_servers, topics)
     try:
-        await until(lambda: started.process.poll() is not None, limit_s=60)
-        assert started.process.returncode == 1
-        assert f"{topics}scoreboard-cells: not a" in started.log
+        await until(lambda: scoreboard.process.poll() is not None, limit_s=60)
+        assert scoreboard.process.returncode == 1
+        assert f"{topics}scoreboard-cells: not a" in scoreboard.log
     finally:
-        started.process.kill()
-        started.process.wait()
+        scoreboard.kill()

@@ -13,7 +13,8 @@ from schemas.events import Event
 from schemas.labels import Label
 from schemas.tickets import TicketId
 from streams.scoreboard.board import KEPT_S, NOTED_EVERY, Board, Tables
-from streams.scoreboard.tally import CellKey, count, merge
+from streams.scoreboard.tally import CellKey, merge
+from tests.scoreboard import count
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 NOW_S = NOW.timestamp()

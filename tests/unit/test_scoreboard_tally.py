@@ -15,7 +15,8 @@ from schemas.tickets import TicketId
 from streams.scoreboard.journeys import MOST_EVENTS, Journey, in_order, is_repeated, with_step
 from streams.scoreboard.quality import Judged, in_force, judged, qualities
 from streams.scoreboard.summary import summary
-from streams.scoreboard.tally import Cell, CellKey, bucket, cell_of, count, key_of, merge, quantile_s, upper_s
+from streams.scoreboard.tally import Cell, CellKey, bucket, cell_of, key_of, merge, quantile_s, upper_s
+from tests.scoreboard import count
 
 AT = datetime(2026, 11, 24, 12, 1, tzinfo=UTC)
 NOW_S = AT.timestamp() + 60
@@ -191,7 +192,7 @@ def _tickets() -> list[Event]:
 
 def test_a_summary_says_what_was_saved() -> None:
     """All finished tickets at tier-2's mean price, less all that was spent, every part of it."""
-    total = summary(count(_tickets()), [], "1h", NOW_S).total
+    total = summary(count(_tickets()).items(), [], "1h", NOW_S).total
     assert (total.volume, total.answered, total.escalated, total.reasons) == (3, 3, 1, {"low_score": 1})
     assert total.tier1_share == pytest.approx(1 / 3)
     assert total.costs_usd == pytest.approx({"router": 0.003, "tier1": 0.02, "checker": 0.002, "tier2": 0.2})
@@ -205,10 +206,10 @@ def test_a_summary_says_what_was_saved() -> None:
 def test_a_category_without_tier2_has_the_price_of_all() -> None:
     """What its tickets would have cost there is otherwise unknown; without any price nothing is said to be saved."""
     returns = an_event(9, category="returns", cost_usd=0.01)
-    found = summary(count([*_tickets(), returns]), [], "1h", NOW_S)
+    found = summary(count([*_tickets(), returns]).items(), [], "1h", NOW_S)
     assert [c.name for c in found.categories] == ["orders", "returns"]
     assert found.categories[1].saved_usd == pytest.approx(0.1 - 0.01)
-    assert summary(count([returns]), [], "1h", NOW_S).total.saved_usd is None
+    assert summary(count([returns]).items(), [], "1h", NOW_S).total.saved_usd is None
 
 
 def test_a_summary_holds_its_span_only() -> None:
@@ -228,5 +229,5 @@ def test_a_summary_holds_its_span_only() -> None:
 
 def test_nothing_yet_is_a_summary_too() -> None:
     """Without tickets no figure is made up."""
-    total = summary({}, [], "5m", NOW_S).total
+    total = summary([], [], "5m", NOW_S).total
     assert (total.volume, total.tier1_share, total.saved_usd, total.cost_per_1000_usd) == (0, None, None, None)
