@@ -1,7 +1,6 @@
 """The drift test: seldom wrong over a whole stream, quick after a shift, however late."""
 
 from collections.abc import Iterable
-from datetime import UTC, datetime
 from functools import reduce
 
 import msgspec
@@ -10,12 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.policy import CategoryPolicy, Certificate
 from workers.learning.drift import (
     ODDS,
     DriftTest,
     EarlyWarning,
-    after_alarm,
     audit_share,
     growth,
     observe,
@@ -142,21 +139,3 @@ def test_a_warning_raises_the_audits() -> None:
     assert audit_share(0.05, calm) == 0.05
     assert audit_share(0.05, warned) == pytest.approx(0.25)
     assert audit_share(0.5, warned) == 1.0
-
-
-def test_an_alarm_withdraws_the_certificate() -> None:
-    """The category ships nothing from tier-1; its audits go on."""
-    certificate = Certificate(
-        method="learn_then_test",
-        alpha=0.05,
-        delta=0.05,
-        labels=400,
-        shipped=300,
-        bad=5,
-        upper_bound=0.035,
-        solved_at=datetime(2026, 11, 25, tzinfo=UTC),
-    )
-    policy = CategoryPolicy(p_ok_threshold=0.5, score_threshold=0.8, certificate=certificate, audit_share=0.05)
-    assert after_alarm(policy, watched([False] * 10)) == policy
-    withdrawn = after_alarm(policy, watched([True] * 10))
-    assert (withdrawn.state, withdrawn.certificate, withdrawn.audit_share) == ("shadow", None, 0.05)

@@ -16,7 +16,6 @@ from typing import Self
 from msgspec import Struct
 from msgspec.structs import replace
 
-from schemas.policy import CategoryPolicy
 from workers.learning.bounds import lower_bound, upper_bound
 
 ODDS = (1.5, 2.0, 3.0, 6.0)
@@ -142,13 +141,3 @@ def observe_check(warning: EarlyWarning, refused: bool) -> EarlyWarning:
 def audit_share(usual: float, warning: EarlyWarning) -> float:
     """The share of tickets to audit now."""
     return min(1.0, usual * MORE_AUDITS) if warning.is_warning else usual
-
-
-def after_alarm(policy: CategoryPolicy, test: DriftTest) -> CategoryPolicy:
-    """The category's policy: after an alarm without certificate and in the shadow, so that tier-1 ships nothing.
-
-    The audits go on, on drafts that nobody is sent: thresholds are solved again on labels from after the alarm.
-    """
-    if not test.is_alarm:
-        return policy
-    return replace(policy, state="shadow", certificate=None, labels_missing=None)
