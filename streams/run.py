@@ -133,10 +133,7 @@ async def _run(stage: Stage[Any], settings: Settings) -> int:
         alive=lambda: time.monotonic() - loop.beat < HANG_S,
         ready=lambda: loop.joined and engine_ready,
     )
-    try:
-        server = metrics.serve(settings.health_port, health)
-    except OSError as exc:
-        raise SettingsError(f"health_port {settings.health_port} can't be used: {exc.strerror}") from exc
+    server = metrics.serve(settings.health_port, health)
     log.info("stage_started", health_port=server.server_port, topic=loop.topic, group=loop.group)
     watcher = asyncio.create_task(watch_engine())
     try:

@@ -11,6 +11,8 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from prometheus_client import Counter, Gauge, Histogram, make_wsgi_app
 
+from streams.settings import SettingsError
+
 RECORDS = Counter("headgate_records_total", "Records finished, by outcome.", ["stage", "outcome"])
 COST_USD = Counter("headgate_cost_usd_total", "Dollars spent on finished records.", ["stage"])
 IN_FLIGHT = Gauge("headgate_records_in_flight", "Records that a handler has.", ["stage", "lane"])
@@ -75,7 +77,7 @@ class _QuietHandler(WSGIRequestHandler):
 def serve(port: int, health: Health) -> WSGIServer:
     """Serve /metrics, /healthz and /readyz (200 or 503) on all interfaces; returns the running server.
 
-    Raises: OSError if the port is taken.
+    Raises: SettingsError if the port is taken.
     """
     metrics_app = make_wsgi_app()
 
@@ -88,6 +90,9 @@ def serve(port: int, health: Health) -> WSGIServer:
         start_response("200 OK" if good else "503 Service Unavailable", [("Content-Type", "text/plain")])
         return [b"ok\n" if good else b"not yet\n"]
 
-    server = make_server("", port, app, handler_class=_QuietHandler)
+    try:
+        server = make_server("", port, app, handler_class=_QuietHandler)
+    except OSError as exc:
+        raise SettingsError(f"health_port {port} can't be used: {exc.strerror}") from exc
     threading.Thread(target=server.serve_forever, name="health", daemon=True).start()
     return server

@@ -12,9 +12,9 @@ Invariants:
 """
 
 from collections import OrderedDict, defaultdict
-from collections.abc import Iterable, MutableMapping
+from collections.abc import Iterable, Mapping, MutableMapping
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import structlog
 from msgspec import Struct
@@ -95,6 +95,11 @@ class Waiting(Struct, frozen=True, kw_only=True):
     at: Moment
 
 
+class _Row(Protocol):
+    @property
+    def offset(self) -> int: ...
+
+
 class _Ticket(Struct):
     ticket_id: str
     tenant: str = "default"
@@ -136,13 +141,13 @@ class Board:
             if window.start_s != NOWHERE:
                 self._windows[window.partition][window.start_s].add(window)
         self._tickets: dict[int, OrderedDict[TicketOf, None]] = defaultdict(OrderedDict)
-        for ticket, _ in sorted(self._tables.journeys.items(), key=lambda item: item[1].offset):
+        for ticket in _by_offset(self._tables.journeys):
             self._tickets[ticket.partition][ticket] = None
         self._labelled: dict[int, OrderedDict[DraftOf, None]] = defaultdict(OrderedDict)
-        for draft, _ in sorted(self._tables.labels.items(), key=lambda item: item[1].offset):
+        for draft in _by_offset(self._tables.labels):
             self._labelled[draft.partition][draft] = None
         self._audits: dict[tuple[str, int], OrderedDict[AuditOf, None]] = defaultdict(OrderedDict)
-        for audit, _ in sorted(self._tables.audits.items(), key=lambda item: item[1].offset):
+        for audit in _by_offset(self._tables.audits):
             self._audits[audit.topic, audit.partition][audit] = None
 
     def next_offset(self, topic: str, partition: int) -> int:
@@ -150,17 +155,16 @@ class Board:
         tables = self._tables
         match topic:
             case EVENTS.name:
-                counted = [row.offset for window, row in tables.cells.items() if window.partition == partition]
-                told = [journey.offset for of, journey in tables.journeys.items() if of.partition == partition]
-                return min(max(counted, default=-1), max(told, default=-1)) + 1
+                counted = (row.offset for of, row in tables.cells.items() if of.partition == partition)
+                told = (row.offset for of, row in tables.journeys.items() if of.partition == partition)
+                latest = min(max(counted, default=-1), max(told, default=-1))
             case LABELS.name:
-                return (
-                    max((row.offset for of, row in tables.labels.items() if of.partition == partition), default=-1) + 1
-                )
+                latest = max((row.offset for of, row in tables.labels.items() if of.partition == partition), default=-1)
             case _:
                 place = (topic, partition)
                 known = (row.offset for of, row in tables.audits.items() if (of.topic, of.partition) == place)
-                return max(known, default=-1) + 1
+                latest = max(known, default=-1)
+        return latest + 1
 
     def take(self, topic: str, partition: int, offset: int, raw: bytes | None, now_s: float) -> None:
         """Take one record of one of INPUTS; the records of a partition come in order, and some come again."""
@@ -272,6 +276,10 @@ class Board:
         found = [self._tables.journeys.get(TicketOf(partition, ticket_id)) for partition in partitions]
         events = [event for journey in found if journey for event in in_order(journey)]
         return tuple(sorted(events, key=lambda event: event.at))
+
+
+def _by_offset(rows: Mapping[K, _Row]) -> list[K]:
+    return sorted(rows, key=lambda key: rows[key].offset)
 
 
 def _keep_latest(order: OrderedDict[K, None], key: K, most: int, rows: MutableMapping[K, V]) -> None:

@@ -16,7 +16,7 @@ from streams.runtime.group import instance_of, members
 from streams.scoreboard.application import GROUP, Scoreboard
 from streams.scoreboard.board import INPUTS
 from streams.scoreboard.server import serving
-from streams.settings import KafkaSettings, Settings, SettingsError
+from streams.settings import KafkaSettings, Settings
 from streams.topics import TopicsError, partition_counts
 
 STOP_LIMIT_S = 20.0
@@ -56,10 +56,7 @@ async def run(settings: Settings) -> int:
         return 1
     scoreboard = Scoreboard(settings.kafka, settings.scoreboard, partitions)
     beat = _Beat()
-    try:
-        server = metrics.serve(settings.health_port, metrics.Health(beat.is_alive, lambda: scoreboard.is_loaded))
-    except OSError as exc:
-        raise SettingsError(f"health_port {settings.health_port} can't be used: {exc.strerror}") from exc
+    server = metrics.serve(settings.health_port, metrics.Health(beat.is_alive, lambda: scoreboard.is_loaded))
     beating = asyncio.create_task(beat.beat())
     try:
         async with serving(scoreboard, settings) as address:
