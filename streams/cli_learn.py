@@ -58,13 +58,13 @@ def learn(
 ) -> None:
     """Train a company's models from its example tickets; or a router, a scorer, thresholds or tier-1 from data of your
     own (needs the `learn` extra; `make learn` has it)."""
+    if base and step != "tier1":
+        raise typer.BadParameter("--base goes with learn tier1 --data")
     if data or step in ("thresholds", "tier1"):
         if data is None or out is None or labels or tickets or knowledge:
             raise typer.BadParameter("learn checker|thresholds|tier1 --data FILE --out FOLDER")
         _from_data(step, data, out, base)
         return
-    if base:
-        raise typer.BadParameter("--base goes with learn tier1 --data")
     if not labels and not tickets:
         if out or knowledge:
             raise typer.BadParameter("--out goes with --data, --labels or --tickets, and --knowledge with the last two")
@@ -85,8 +85,6 @@ def learn(
 def _from_data(step: Step, data: Path, out: Path, base: Path | None) -> None:
     from streams import learn_data
 
-    if base and step != "tier1":
-        raise typer.BadParameter("--base goes with learn tier1 --data")
     match step:
         case "checker":
             said = learn_data.train_checker(data, out)

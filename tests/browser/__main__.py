@@ -4,14 +4,9 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
-from selenium.webdriver.common.by import By
-from selenium.webdriver.support.wait import WebDriverWait
-
 from tests.browser import chromium, company
+from tests.browser.console import ROWS, Console
 from tests.browser.serving import served
-
-LAST = ("#categories tr", "#policies tbody tr", "#limits tr", "#stages tr", "#labels tr")
-"""When these are there, every endpoint has answered."""
 
 
 def main(path: Path, width: int = 1120, height: int = 1080) -> None:
@@ -19,9 +14,7 @@ def main(path: Path, width: int = 1120, height: int = 1080) -> None:
     chrome = chromium.start()
     try:
         with served(company.everything(datetime.now(UTC))) as url:
-            chromium.look(chrome, width, height)
-            chrome.get(url)
-            WebDriverWait(chrome, 20).until(lambda c: all(c.find_elements(By.CSS_SELECTOR, css) for css in LAST))
+            Console(chrome, url, {}).open(*ROWS, size=(width, height))
             chromium.screenshot(chrome, path)
     finally:
         chrome.quit()
