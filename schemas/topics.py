@@ -55,13 +55,23 @@ TIER2 = Topic("tier2", Routed, "ticket_id", "router, checker (escalations)", "ti
 DRAFTS = Topic("drafts", Draft, "ticket_id", "tier1, tier2", "checker", twins=(BACKFILL, RETRY))
 ANSWERS = Topic("answers", Answer, "ticket_id", "checker", "helpdesks", retention_ms=30 * DAY_MS)
 HANDOFFS = Topic("handoffs", Handoff, "ticket_id", "checker, tier2", "people", retention_ms=30 * DAY_MS)
-EVENTS = Topic("events", Event, "ticket_id", "every stage", "scoreboard, learning", retention_ms=90 * DAY_MS)
+EVENTS = Topic("events", Event, "ticket_id", "every stage", "scoreboard, certify", retention_ms=90 * DAY_MS)
 AUDITS = Topic(
-    "audits", Audit, "ticket_id", "checker", "judge, people", retention_ms=90 * DAY_MS, twins=(BACKFILL, RETRY)
+    "audits",
+    Audit,
+    "ticket_id",
+    "checker",
+    "judge, people, learning, scoreboard",
+    retention_ms=90 * DAY_MS,
+    twins=(BACKFILL, RETRY),
 )
-FEEDBACK = Topic("feedback", Feedback, "ticket_id", "helpdesks", "learning", retention_ms=90 * DAY_MS)
-LABELS = Topic("labels", Label, "ticket_id", "audits, feedback", "learning", retention_ms=365 * DAY_MS)
-POLICY = Topic("policy", Policy, "scope", "learning", "router, checker, tier2", cleanup="compact", partitions=1)
+FEEDBACK = Topic("feedback", Feedback, "ticket_id", "helpdesks", "headgate feedback", retention_ms=90 * DAY_MS)
+LABELS = Topic(
+    "labels", Label, "ticket_id", "audits, feedback", "certify, learning, scoreboard", retention_ms=365 * DAY_MS
+)
+POLICY = Topic(
+    "policy", Policy, "scope", "learning", "router, checker, certify, scoreboard", cleanup="compact", partitions=1
+)
 SEEN = Topic(
     "seen",
     Seen,
