@@ -232,15 +232,15 @@ def show_policy() -> None:
 def list_policies() -> None:
     """Every policy that was ever published."""
     from streams.policies import load_policy
-    from streams.policy_records import read_shelf
+    from streams.policy_records import minute, read_shelf
 
     settings = load()
     shelf = _run(read_shelf(settings.kafka, load_policy(settings.policy).scope))
     table = Table("version", "made", "in force", "because")
-    for policy in sorted(shelf.versions.values(), key=lambda p: str(p.made_at)):
+    for policy in sorted(shelf.versions.values(), key=lambda p: p.made_at.timestamp() if p.made_at else 0.0):
         role = "yes" if shelf.active and policy.version == shelf.active.version else ""
         because = (*policy.because, *(policy.evidence.because if policy.evidence else ()))
-        table.add_row(policy.version, f"{policy.made_at:%Y-%m-%d %H:%M}", role, "; ".join(because))
+        table.add_row(policy.version, minute(policy.made_at) if policy.made_at else "", role, "; ".join(because))
     console.print(table)
 
 

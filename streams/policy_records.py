@@ -189,7 +189,7 @@ def show(policies: Policies, labels: Mapping[str, int], console: Console, lost: 
         if policy is None:
             continue
         share = f", {policy.canary_share:.0%} of the tickets" if role == "candidate" else ""
-        made = f" of {policy.made_at:%Y-%m-%d %H:%M} UTC" if policy.made_at else ""
+        made = f" of {minute(policy.made_at)}" if policy.made_at else ""
         console.print(f"{role}: policy {policy.version}{made}{share}", highlight=False)
         for line in (*policy.because, *said(policy.evidence)):
             console.print(f"  {line}", highlight=False, markup=False)
@@ -205,13 +205,18 @@ def said(evidence: Evidence | None) -> list[str]:
     if evidence is None:
         return []
     role = evidence.role.replace("_", " ")
-    lines = [f"{role} since {evidence.at:%Y-%m-%d %H:%M} UTC by {evidence.by}", *evidence.because]
+    lines = [f"{role} since {minute(evidence.at)} by {evidence.by}", *evidence.because]
     if evidence.labels:
         wealth = max(evidence.drift_wealth.values(), default=0.0)
         lines.append(f"on {evidence.labels} labels; evidence against its certificates {wealth:.2g} of 20")
     if evidence.tickets:
         lines.append(compared(evidence))
     return lines
+
+
+def minute(at: datetime) -> str:
+    """A moment for people; policy files may have any time zone."""
+    return f"{at.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
 
 
 def compared(seen: Evidence | Comparison) -> str:

@@ -1,6 +1,6 @@
 """Policies on their topic: what is in force, what was, and what another would change."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 from msgspec.structs import replace
@@ -102,8 +102,10 @@ def test_differences_are_told_in_words() -> None:
 def test_the_table_says_what_is_certified_and_what_is_missing() -> None:
     """To which bound, for how many categories together, until when; and how many labels more."""
     console = Console(record=True, width=200)
-    show(Policies(policy("v1", billing=SURE)), {"billing": 410, "roaming": 60}, console)
+    elsewhere = NOW.astimezone(timezone(timedelta(hours=5)))
+    show(Policies(replace(policy("v1", billing=SURE), made_at=elsewhere)), {"billing": 410, "roaming": 60}, console)
     shown = console.export_text()
+    assert "policy v1 of 2026-11-25 00:00 UTC" in shown
     assert "at most 3.1% bad of 2 together, at 90%" in shown
     assert "2026-12-25" in shown
     assert "400 (410 now)" in shown
