@@ -86,7 +86,7 @@ def has_complaints(names: tuple[str, ...], certificate: Certificate, feedback: I
     return lookout.is_warning
 
 
-Key = tuple[tuple[str, ...], datetime]
+CertificateKey = tuple[tuple[str, ...], datetime]
 """A certificate: its categories, and when it was solved."""
 
 
@@ -94,8 +94,8 @@ Key = tuple[tuple[str, ...], datetime]
 class Lookouts:
     """One lookout a certificate of the policy in force."""
 
-    by_certificate: dict[Key, Lookout] = field(default_factory=dict)
-    _of_category: dict[str, Key] = field(default_factory=dict)
+    by_certificate: dict[CertificateKey, Lookout] = field(default_factory=dict)
+    _of_category: dict[str, CertificateKey] = field(default_factory=dict)
     _not_mine: str | None = None
 
     def follow(self, policy: Policy, candidate: Policy | None, labels: Labelled) -> None:
