@@ -35,7 +35,7 @@ from workers.judge import judgement
 from workers.judge import prompts as judge_prompts
 from workers.learning import labelling
 from workers.learning.company import Company, Example, as_ticket, load_company
-from workers.learning.labelling import Outcome, as_draft
+from workers.learning.labelling import IN_FLIGHT, Outcome, as_draft
 from workers.learning.serving import served_engine
 from workers.learning.splits import ROUNDS, come, distillation_set
 from workers.learning.steps import GOAL, MAX_TOKENS, School
@@ -114,14 +114,18 @@ class Answers:
     ) -> None:
         started = time.monotonic()
         self._file.parent.mkdir(parents=True, exist_ok=True)
-        async with served_engine(adapter, self._threads) as engine:
-            for part in (missing[start : start + 64] for start in range(0, len(missing), 64)):
-                _, examples, picks = zip(*part, strict=True)
-                made = await labelling.outcomes(examples, picks, texts, engine, "Fernway", MAX_TOKENS)
-                with self._file.open("ab") as file:
-                    for (key, _, _), outcome in zip(part, made, strict=True):
-                        self._kept[key] = outcome
-                        file.write(msgspec.json.encode(_Row(key, outcome)) + b"\n")
+        slots = asyncio.Semaphore(IN_FLIGHT)
+
+        async def ask(key: str, example: Example, pick: tuple[str, ...]) -> None:
+            async with slots:
+                (made,) = await labelling.outcomes([example], [pick], texts, engine, "Fernway", MAX_TOKENS)
+            self._kept[key] = made
+            with self._file.open("ab") as file:
+                file.write(msgspec.json.encode(_Row(key, made)) + b"\n")
+
+        async with served_engine(adapter, self._threads) as engine, asyncio.TaskGroup() as tasks:
+            for each in missing:
+                tasks.create_task(ask(*each))
         print(f"tier-1 answered {len(missing)} tickets in {time.monotonic() - started:.0f} s", flush=True)
 
 

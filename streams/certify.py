@@ -129,11 +129,14 @@ class Watch:
         self._events = events
         self._lookouts = Lookouts()
 
+    async def policies(self) -> Policies:
+        """What is in force now. Raises: as `look`."""
+        return (await read_shelf(self._kafka, self._start.scope)).policies(self._start)
+
     async def look(self) -> Known:
         """Raises: TopicsError if the broker can't be reached or a topic is not there."""
         labels = await all_labels(self._kafka)
-        policies = (await read_shelf(self._kafka, self._start.scope)).policies(self._start)
-        active, candidate = policies
+        active, candidate = policies = await self.policies()
         now = utc_now()
         # Scores of another scorer's can't be compared with this one's verdicts.
         self._lookouts.follow(active, candidate, by_category(label for label in labels if speaks_of(label, active)))
@@ -177,7 +180,12 @@ async def act(watch: Watch, settings: Settings, dry_run: bool, console: Console)
     """One look, and what follows from it. Raises: as `Watch.look`."""
     known = await watch.look()
     _measure(known)
-    for done, policy in known.changes(settings.certify.promote_after):
+    changes = list(known.changes(settings.certify.promote_after))
+    if changes and await watch.policies() != known.policies:
+        # An operator's word during the look: what the look says is of other policies.
+        log.info("policies_changed_during_look", next="looking again")
+        return
+    for done, policy in changes:
         _tell(done.of, policy, console)
         if not dry_run:
             await _publish(settings.kafka, known.policies, done.of, policy)

@@ -92,8 +92,6 @@ class School:
     folder: Path
     """Holds the settings, and takes what is learned."""
     work: Path
-    is_taught: bool = True
-    """Whether the encoder is taught passages; False for the encoder as it comes."""
 
     def __post_init__(self) -> None:
         self.work.mkdir(parents=True, exist_ok=True)
@@ -108,14 +106,14 @@ class School:
         return {passage.id: passage.text for passage in self.company.passages}
 
     @cached_property
-    def taught_encoder(self) -> Path | None:
+    def taught_encoder(self) -> Path:
         """A Hugging Face folder, made once. It learns from the tickets that teach the adapter, too, so that those which
         are labelled stay new to it."""
         folder = self.work / "taught-encoder"
-        if self.is_taught and not (folder / "config.json").is_file():
+        if not (folder / "config.json").is_file():
             examples = distillation_set(self.company)
             retrieval.teach(_texts(examples), [passage_of(e) for e in examples], self.company.passages, folder)
-        return folder if self.is_taught else None
+        return folder
 
     @cached_property
     def encoder(self) -> Path:
@@ -123,12 +121,6 @@ class School:
         path = self.work / "encoder" / "encoder.onnx"
         exact = self.work / "encoder-float32"
         return path if path.is_file() else quantise(export_encoder(exact, self.taught_encoder), path)
-
-    @cached_property
-    def before(self) -> "School":
-        """The same with the encoder as it comes. What this picks for a ticket that taught the other one is as good as
-        what a router picks for a new ticket, so an adapter does not learn to trust it blindly."""
-        return School(self.company, self.folder, self.work / "untaught", is_taught=False)
 
     @cached_property
     def kinds(self) -> router.Floats:
@@ -203,10 +195,8 @@ class School:
         return base_model.as_hugging_face(self.work / "base")
 
     def lesson(self, example: Example) -> adapter.Lesson:
-        """A training ticket with the passages it goes with: the right one is always among them."""
-        picked, own = self.before.picked[example.ticket_id], passage_of(example)
-        given = picked if own in picked else (picked[0], own)
-        return adapter.Lesson(example, tuple(self.texts[passage] for passage in given))
+        """A training ticket with its passage: what to say is in there, and tier-1 learns to say that."""
+        return adapter.Lesson(example, (self.texts[passage_of(example)],))
 
     @cached_property
     def to_label(self) -> list[Example]:
