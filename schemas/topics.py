@@ -70,7 +70,13 @@ LABELS = Topic(
     "labels", Label, "ticket_id", "audits, feedback", "certify, learning, scoreboard", retention_ms=365 * DAY_MS
 )
 POLICY = Topic(
-    "policy", Policy, "scope", "certify, operators", "router, checker, certify, scoreboard", cleanup="compact", partitions=1
+    "policy",
+    Policy,
+    "scope",
+    "certify, operators",
+    "router, checker, certify, scoreboard",
+    cleanup="compact",
+    partitions=1,
 )
 SEEN = Topic(
     "seen",
