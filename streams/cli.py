@@ -92,7 +92,7 @@ def _local_settings() -> Settings:
 @app.command()
 def demo(
     tickets: Tickets = 120,
-    per_second: PerSecond = 2.0,
+    per_second: PerSecond = 1.0,
     seed: Annotated[int, typer.Option(help="Which tickets are drawn.")] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="End with the figures as one line of JSON.")] = False,
     spend_limit: SpendLimit = 1.0,

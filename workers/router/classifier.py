@@ -25,8 +25,9 @@ from workers.router.session import Device, build_session
 EMBEDDING_SIZE = 384
 
 PICKED = 1
-"""Passages that tier-1 is given. On Fernway's validation split the right one is the first for 80 % of the routine
-tickets, one of the first two for 92 %; each more costs tier-1 about a third of its speed on a CPU."""
+"""Passages that tier-1 is given. A model this small that gets two answers from memory: of Fernway's held-out wordings
+whose passage came first 87 % were answered well, and 17 % of those whose passage came second. With one it reads: 99.8 %
+and none. The right one is the first for 89 % of the test split's routine tickets."""
 
 OUTPUTS = ("p_ok", "p_ok_tier2", "in_scope", "passage_probs", "embedding")
 """(batch,) the first three, then (batch, classes) and (batch, EMBEDDING_SIZE); float32."""
