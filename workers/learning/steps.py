@@ -13,6 +13,8 @@ that any one of them can be run again by itself. The test split is never read.
 import os
 import shutil
 import tomllib
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
@@ -52,14 +54,14 @@ from workers.learning.routing_metrics import auroc
 from workers.learning.serving import served_engine
 from workers.learning.splits import ROUNDS, come, distillation_set, label_set
 from workers.learning.thresholds import Goal, Row, solve
-from workers.router.classifier import Classifier, Scores, ticket_text
+from workers.router.classifier import Classifier, Scores, category_of, ticket_text
 
 STEPS = ("adapter", "labels", "router", "checker")
 
 MAX_TOKENS = 120
 
-GOAL = Goal()
-"""What is asked of the example's thresholds: the settings' defaults."""
+GOAL = Goal(alpha=0.07)
+"""What is asked of the example's thresholds: so much its labels can prove; as `certify.alpha` in its settings."""
 
 
 async def learn(step: str, folder: Path, work: Path) -> None:
@@ -288,17 +290,13 @@ class School:
 
     @cached_property
     def judged(self) -> list[scorer.LabelledDraft | None]:
-        """The drafts as the scorer sees them, None where a gate refuses one; training tickets as a graph reads them
-        that has not seen them."""
-        tickets = self.classifier.classify([ticket_text(d.routed.ticket) for d, _ in self.drafts])
+        """The drafts as the scorer sees them, None where a gate refuses one."""
         answers = self.classifier.classify([d.text for d, _ in self.drafts])
         knowledge = EmbeddedKnowledge.of(self.company.passages, self.classifier)
         promised = "\n".join(self.texts.values())
         rows: list[scorer.LabelledDraft | None] = []
-        for (draft, acceptable), ticket, answer in zip(self.drafts, tickets, answers, strict=True):
-            unseen = self.unseen_probs.get(draft.routed.ticket.ticket_id)
-            probs = ticket.passage_probs if unseen is None else unseen.astype(np.float32)
-            row = features(draft, replace(ticket, passage_probs=probs), answer, knowledge)
+        for (draft, acceptable), ticket, answer in zip(self.drafts, self.unseen_scores, answers, strict=True):
+            row = features(draft, ticket, answer, knowledge)
             labelled = scorer.LabelledDraft(row, draft.routed.decision.p_ok, acceptable)
             rows.append(None if failed_gates(draft, promised) else labelled)
         return rows
@@ -309,20 +307,42 @@ class School:
         return scorer.cross_fitted([row for row in self.judged if row is not None])
 
     @cached_property
-    def drafts(self) -> list[tuple[Draft, bool]]:
-        """Every labelled draft as the checker would get it; p_ok as a router gives it that has not seen the ticket."""
-        examples = [e for e in self.company.examples if e.ticket_id in self.outcomes]
-        scores = self.classifier.classify(_texts(examples))
-        train = self.labelled(self.company.split("train"))
-        honest = heads.out_of_fold_p_ok(train, self.training, self.knowledge, self.kinds)
-        p_ok = dict(zip([e.ticket_id for e in self.company.split("train")], honest, strict=True))
+    def tried(self) -> list[Example]:
+        """The tickets that tier-1 was tried on."""
+        return [e for e in self.company.examples if e.ticket_id in self.outcomes]
+
+    @cached_property
+    def unseen_scores(self) -> list[Scores]:
+        """What a router that has not seen them says of the tickets that tier-1 was tried on: p_ok, and what they are
+        about. One that has knows each ticket's category, and a scorer would learn to trust that."""
+        train = self.company.split("train")
+        p_ok = heads.out_of_fold_p_ok(self.labelled(train), self.training, self.knowledge, self.kinds)
+        honest = dict(zip([e.ticket_id for e in train], p_ok.tolist(), strict=True))
         found = []
-        for example, score in zip(examples, scores, strict=True):
-            outcome = self.outcomes[example.ticket_id]
-            unseen = float(p_ok.get(example.ticket_id, score.p_ok))
-            decision = _decision(score, unseen, outcome.passages)
-            found.append((labelling.as_draft(example, decision, outcome), outcome.acceptable))
+        for example, score in zip(self.tried, self.classifier.classify(_texts(self.tried)), strict=True):
+            unseen = replace(score, p_ok=honest.get(example.ticket_id, score.p_ok))
+            probs = self.unseen_probs.get(example.ticket_id)
+            found.append(unseen if probs is None else _about(unseen, self.classifier.classes, probs))
         return found
+
+    @cached_property
+    def drafts(self) -> list[tuple[Draft, bool]]:
+        """Every labelled draft as the checker would get it."""
+        found = []
+        for example, score in zip(self.tried, self.unseen_scores, strict=True):
+            outcome = self.outcomes[example.ticket_id]
+            draft = labelling.as_draft(example, _decision(score, outcome.passages), outcome)
+            found.append((draft, outcome.acceptable))
+        return found
+
+
+def _about(scores: Scores, names: Sequence[str], probs: router.Floats) -> Scores:
+    """Scores with other probabilities (classes,) of the passages."""
+    of: Counter[str] = Counter()
+    for name, probability in zip(names, probs.tolist(), strict=True):
+        of[category_of(name)] += probability
+    ((category, p_category),) = of.most_common(1)
+    return replace(scores, category=category, p_category=p_category, passage_probs=probs.astype(np.float32))
 
 
 def passage_of(example: Example) -> str:
@@ -334,11 +354,11 @@ def _texts(examples: list[Example]) -> list[str]:
     return [ticket_text(as_ticket(example)) for example in examples]
 
 
-def _decision(scores: Scores, p_ok: float, picked: tuple[str, ...]) -> Decision:
+def _decision(scores: Scores, picked: tuple[str, ...]) -> Decision:
     return Decision(
         tier="tier1",
         reason=RouteReason.CONFIDENT,
-        p_ok=p_ok,
+        p_ok=scores.p_ok,
         category=scores.category,
         p_category=scores.p_category,
         threshold=0.0,
