@@ -33,7 +33,7 @@ from workers.router.classifier import Classifier
 WORK = Path(".headgate") / "bench" / "quality_loop"
 DRAWS, DRAWN = 1_000, 500
 
-console = Console()
+console = Console(width=120)
 
 
 def table(results: Sequence[Result]) -> Table:
