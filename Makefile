@@ -41,7 +41,7 @@ chaos: $(VENV)/run.stamp  ## kill, freeze and restart the chain at work, then lo
 schemas: $(VENV)/dev.stamp  ## write the JSON Schemas and the AsyncAPI document anew
 	@$(BIN)/headgate schemas
 
-learn: .venv-learn/learn.stamp  ## train the example company's models anew (an hour and a half on two cores), or a router of your own (STEP=router ARGS="--labels FILE --out FOLDER")
+learn: .venv-learn/learn.stamp  ## train the example company's models anew (more than an hour on two cores), or a router of your own (STEP=router ARGS="--labels FILE --out FOLDER")
 	@.venv-learn/bin/headgate learn $(STEP) $(ARGS)
 
 lock:  ## resolve the dependencies anew into requirements/*.txt

