@@ -2,7 +2,8 @@
 
 Faust reads the topics, writes every change of a table to its changelog and fills the tables from there at a start. What
 is counted is `board`'s to say. Two things differ from Faust's ways (`_Consumer`): it reads committed records only, and
-it begins where the tables end and not at the committed offset, which may be ahead of what the changelogs hold.
+it begins where the tables end and not at the committed offset, which may be ahead of what the changelogs hold. Nothing
+is read before it is there: a record that is counted out of its order hides those before it.
 
 One process has all partitions, since its pages add up what it has. A process whose partitions move ends with an error:
 started again it finds its tables as the changelogs have them, and nothing of an earlier assignment on its way there.
@@ -40,6 +41,9 @@ GROUP = "headgate-scoreboard"
 
 COMMIT_S = 2.0
 """Between two commits. They decide nothing: they tell others how far the scoreboard is."""
+
+NONE_READY_S = 0.1
+"""Before it is looked again for partitions that may be read."""
 
 BUFFERED = 256
 """Records read ahead of the handlers: an audit may have megabytes."""
@@ -82,17 +86,31 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):
 
 
 class _Consumer(driver.Consumer):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._placed: set[TP] = set()
+
     def _new_consumer_thread(self) -> _ConsumerThread:
         return _ConsumerThread(self, loop=self.loop, beacon=self.beacon)
 
     async def perform_seek(self) -> None:
         """Called when the tables are filled: go on where they end."""
+        self._placed.clear()
         await super().perform_seek()
         app = cast(Scoreboard, self.app)
         for partition, offset in app.places(self.assignment()).items():
             await self.seek(partition, offset)
             # Else Faust waits for acknowledgements from there on, and never commits again.
             self._committed_offset[partition] = offset or None
+            self._placed.add(partition)
+
+    async def _getmany(self, active_partitions: set[TP] | None, timeout: float) -> Any:
+        # Faust resumes the partitions first and seeks after; and of no partitions its client returns all it has.
+        ready = {tp for tp in active_partitions or () if tp in self._placed or self._is_changelog_tp(tp)}
+        if not ready:
+            await self.sleep(NONE_READY_S)
+            return {}
+        return await super()._getmany(ready, timeout)
 
 
 class _Transport(driver.Transport):
