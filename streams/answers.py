@@ -3,14 +3,14 @@
 import sys
 
 from schemas.topics import ANSWERS, HANDOFFS
-from streams.read import reader
+from streams.read import raw, reader
 from streams.settings import KafkaSettings
 
 
 async def print_answers(settings: KafkaSettings, follow: bool, with_handoffs: bool) -> None:
-    """Print the records of the answers topic (and of handoffs) as they stand in Kafka."""
+    """Print the records of the answers topic (and of handoffs) as they stand in Kafka, whatever they hold."""
     topics = [ANSWERS, HANDOFFS] if with_handoffs else [ANSWERS]
-    async with reader(settings, topics) as source:
+    async with reader(settings, [raw(topic) for topic in topics]) as source:
         async for received in source.until_end():
             _print(received.raw)
         while follow:
@@ -18,6 +18,6 @@ async def print_answers(settings: KafkaSettings, follow: bool, with_handoffs: bo
                 _print(received.raw)
 
 
-def _print(raw: bytes | None) -> None:
-    sys.stdout.buffer.write((raw or b"") + b"\n")
+def _print(value: bytes | None) -> None:
+    sys.stdout.buffer.write((value or b"") + b"\n")
     sys.stdout.buffer.flush()

@@ -5,11 +5,13 @@ import pytest
 from schemas.codec import encode
 from schemas.tickets import Ticket, TicketId
 from schemas.topics import TICKETS
+from streams.answers import print_answers
 from streams.local.embedded_kafka import EmbeddedKafka
 from streams.publish import producer, publish
 from streams.read import reader
 from streams.settings import KafkaSettings
 from streams.topics import TopicsError
+from tests.kafka import write
 
 pytestmark = pytest.mark.integration
 
@@ -50,3 +52,13 @@ async def test_a_topic_that_is_not_there_is_named(kafka: EmbeddedKafka) -> None:
     with pytest.raises(TopicsError, match=r"nowhere-tickets.*topics apply"):
         async with reader(settings, [TICKETS]):
             pass
+
+
+async def test_answers_are_printed_whatever_they_hold(
+    settings: KafkaSettings, capsysbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    """A record that is none of ours does not keep the later ones from the reader."""
+    written = [b"none of ours", b'{"ticket_id": "1"}']
+    await write(settings.bootstrap_servers, settings.topic_prefix + "answers", [(b"1", value) for value in written])
+    await print_answers(settings, follow=False, with_handoffs=False)
+    assert capsysbinary.readouterr().out.splitlines() == written
