@@ -181,6 +181,9 @@ class Scoreboard(faust.App):
         if not task.cancelled() and (exc := task.exception()):
             _fail(self.failed, exc)
 
+    def _create_directories(self) -> None:
+        """None: the tables are in memory, and the file system may be read-only."""
+
     def _crash(self, reason: BaseException) -> None:
         super()._crash(reason)
         _fail(self.failed, reason)
