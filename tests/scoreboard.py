@@ -52,6 +52,11 @@ class Scoreboard:
         self.process.wait()
 
     @property
+    def files(self) -> set[str]:
+        """Names of what is in its folder."""
+        return {path.name for path in self._folder.iterdir()}
+
+    @property
     def log(self) -> str:
         return (self._folder / "log").read_text("utf-8", "replace")
 

@@ -10,9 +10,9 @@ from workers.knowledge import Passage
 pytest.importorskip("torch", reason="learning needs the extra `learn`: make test-learn")
 pytest.importorskip("transformers", reason="learning needs the extra `learn`: make test-learn")
 
+from workers.learning.bi_encoder import Recipe, teach
 from workers.learning.encoder import export_encoder
 from workers.learning.reading import read
-from workers.learning.retrieval import Recipe, teach
 
 PASSAGES = (
     Passage("orders.delivery", "orders", "Delivery takes 2 business days."),
