@@ -170,7 +170,9 @@ class Wheel:
         if not adapter.is_file():
             school.train_adapter(self.school(number - 1) if number > 1 else None)
         examples = school.to_label
-        made = self.answers.of(adapter, examples, [school.picked[e.ticket_id] for e in examples], school.texts)
+        made = self.answers.of(
+            adapter, examples, [school.retriever.picked[e.ticket_id] for e in examples], school.texts
+        )
         labelling.save(made, school.work / "labels.jsonl")
         school.learn_router()
         school.learn_checker()

@@ -81,26 +81,6 @@ def toy_graph(properties: dict[str, str], outputs: list[str]) -> bytes:
     return message((1, 8), (7, graph), (8, [(1, ""), (2, 17)]), *named)
 
 
-def toy_reranker(passages: dict[str, list[int]], mix: dict[str, float], broken: str = "") -> bytes:
-    """A cross-encoder that counts the word pieces "light" of ticket and passage; one of its properties is `broken`."""
-    properties = {"passages": json.dumps(passages), "mix": json.dumps(mix), "max_tokens": str(MAX_TOKENS)}
-    properties |= {broken: "none"} if broken else {}
-    graph: list[Field] = [
-        node("Gather", "counts input_ids", "found"),
-        node("Cast", "attention_mask", "mask", to=FLOAT),
-        node("Mul", "found mask", "kept"),
-        node("ReduceSum", "kept second_axis", "relevance", keepdims=0),
-        (2, "toy"),
-        tensor("counts", np.array([word == "light" for word in WORDS], np.float32)),
-        tensor("second_axis", np.array([1])),
-        value(11, "input_ids", INT64, "batch", "sequence"),
-        value(11, "attention_mask", INT64, "batch", "sequence"),
-        value(12, "relevance", FLOAT, "batch"),
-    ]
-    named: list[Field] = [(14, [(1, key), (2, text)]) for key, text in properties.items()]
-    return message((1, 8), (7, graph), (8, [(1, ""), (2, 17)]), *named)
-
-
 def message(*fields: Field) -> bytes:
     """Protobuf wire format: integers as varints, all else length-delimited."""
     out = b""

@@ -25,7 +25,7 @@ little."""
 SHARE = 1 / 3
 """Of the phrases' logits. On Fernway's held-out training tickets the right passage is first for 80 % by the embedding
 alone, 71 % by phrases alone, 83 % by both; anything from a third to two thirds does. An encoder that knows the passages
-(retrieval.py) wants less."""
+(bi_encoder.py) wants less."""
 
 FOLDS = 5
 SEED = 7

@@ -53,7 +53,7 @@ def train_router(
 
     Rows without any outcome make a cold start: classes and scope are learned, p_ok means nothing. Level `full` tunes
     the encoder on a part of the rows, and fits the heads on the rest. `taught` is an encoder to begin with
-    (retrieval.py), a Hugging Face folder; outcomes of the tickets that it was taught with must not be among the rows.
+    (bi_encoder.py), a Hugging Face folder; outcomes of the tickets that it was taught with must not be among the rows.
 
     Raises: ValueError if there are too few rows of a kind, or if int8 and float32 decide differently too often.
     """

@@ -30,25 +30,12 @@ from schemas.tickets import Decision, RouteReason
 from workers.checker.features import EmbeddedKnowledge, features
 from workers.checker.gates import failed_gates
 from workers.checker.scorer import Scorer
-from workers.learning import (
-    adapter,
-    base_model,
-    classes,
-    heads,
-    labelling,
-    parity,
-    phrases,
-    retrieval,
-    router,
-    scorer,
-)
-from workers.learning.classes import Subjects
+from workers.learning import adapter, base_model, heads, labelling, parity, router, scorer
+from workers.learning.classes import Floats
 from workers.learning.company import Company, Example, as_ticket, load_company
-from workers.learning.encoder import export_encoder, quantise
 from workers.learning.labelling import Outcome
 from workers.learning.labels import LabelledOutcome, write_outcomes
-from workers.learning.phrases import Phrases
-from workers.learning.reading import Reading, read
+from workers.learning.retriever import Retriever, passage_of, texts_of
 from workers.learning.review import version_of
 from workers.learning.routing_metrics import auroc
 from workers.learning.serving import served_engine
@@ -109,66 +96,9 @@ class School:
         return {passage.id: passage.text for passage in self.company.passages}
 
     @cached_property
-    def taught_encoder(self) -> Path:
-        """A Hugging Face folder, made once. It learns from the tickets that teach the adapter, too, so that those which
-        are labelled stay new to it."""
-        folder = self.work / "taught-encoder"
-        if not (folder / "config.json").is_file():
-            examples = distillation_set(self.company)
-            retrieval.teach(_texts(examples), [passage_of(e) for e in examples], self.company.passages, folder)
-        return folder
-
-    @cached_property
-    def encoder(self) -> Path:
-        """The int8 encoder without heads; made once."""
-        path = self.work / "encoder" / "encoder.onnx"
-        exact = self.work / "encoder-float32"
-        return path if path.is_file() else quantise(export_encoder(exact, self.taught_encoder), path)
-
-    @cached_property
-    def kinds(self) -> router.Floats:
-        return router.kinds(self.encoder)
-
-    @cached_property
-    def knowledge(self) -> Subjects:
-        return router.known(self.encoder, self.company.passages)
-
-    @cached_property
-    def training(self) -> Reading:
-        """Every training ticket."""
-        return self.reading(self.company.split("train"))
-
-    @cached_property
-    def phrases(self) -> Phrases:
-        return phrases.fit(self.training.pieces, self.kinds)
-
-    def reading(self, examples: list[Example]) -> Reading:
-        return read(self.encoder, _texts(examples))
-
-    @cached_property
-    def routine(self) -> Subjects:
-        """Every routine training ticket, with the passage it is about."""
-        rows = [i for i, e in enumerate(self.company.split("train")) if e.kind == "routine"]
-        examples = [self.company.split("train")[i] for i in rows]
-        return Subjects(self.training.take(rows), tuple(passage_of(e) for e in examples))
-
-    @cached_property
-    def unseen_probs(self) -> dict[str, router.Floats]:
-        """Passage probabilities of every routine training ticket, by heads that have not seen it."""
-        found = classes.out_of_fold(self.phrases, self.routine, self.knowledge)
-        routine = [e for e in self.company.split("train") if e.kind == "routine"]
-        return {e.ticket_id: row for e, row in zip(routine, found, strict=True)}
-
-    @cached_property
-    def picked(self) -> dict[str, tuple[str, ...]]:
-        """The passages that the system picks for every training and validation ticket."""
-        routine = [e for e in self.company.split("train") if e.kind == "routine"]
-        others = [e for e in self.company.split("train") if e.kind != "routine"] + self.company.split("validation")
-        head = classes.fit(self.phrases, self.routine, self.knowledge)
-        seen = np.stack([self.unseen_probs[e.ticket_id] for e in routine])
-        unseen = head.probabilities(self.phrases, self.reading(others))
-        picks = classes.picked(np.vstack([seen, unseen]), head.classes)
-        return {e.ticket_id: p for e, p in zip([*routine, *others], picks, strict=True)}
+    def retriever(self) -> Retriever:
+        """What the tickets are about."""
+        return Retriever(self.company, self.work)
 
     def learn_adapter(self) -> None:
         """Train the adapter round by round, and record what it says, for the test of its server."""
@@ -209,7 +139,7 @@ class School:
     async def learn_labels(self) -> None:
         """Run tier-1 on training tickets that it has not seen, and on the validation split."""
         examples = self.to_label
-        picks = [self.picked[e.ticket_id] for e in examples]
+        picks = [self.retriever.picked[e.ticket_id] for e in examples]
         async with served_engine(self.folder / "tier1" / "adapter.gguf") as engine:
             made = await labelling.outcomes(examples, picks, self.texts, engine, self.name, MAX_TOKENS)
         labelling.save(made, self.work / "labels.jsonl")
@@ -240,8 +170,14 @@ class School:
         out = self.folder / "router"
         out.mkdir(exist_ok=True)
         write_outcomes([*rows, *validation], out / "outcomes.jsonl.gz")
-        taught = self.taught_encoder
-        card = router.train_router(rows, validation, self.company.passages, out, taught=taught, command="make learn")
+        card = router.train_router(
+            rows,
+            validation,
+            self.company.passages,
+            out,
+            taught=self.retriever.taught_encoder,
+            command="make learn",
+        )
         print("\n".join(f"{name} {figure.estimate:.3f}" for name, figure in card.metrics.items()))
 
     def learn_checker(self) -> None:
@@ -317,13 +253,16 @@ class School:
         """What a router that has not seen them says of the tickets that tier-1 was tried on: p_ok, and what they are
         about. One that has knows each ticket's category, and a scorer would learn to trust that."""
         train = self.company.split("train")
-        p_ok = heads.out_of_fold_p_ok(self.labelled(train), self.training, self.knowledge, self.kinds)
+        about = self.retriever
+        p_ok = heads.out_of_fold_p_ok(self.labelled(train), about.training, about.knowledge, about.kinds)
         honest = dict(zip([e.ticket_id for e in train], p_ok.tolist(), strict=True))
         found = []
-        for example, score in zip(self.tried, self.classifier.classify(_texts(self.tried)), strict=True):
-            unseen = replace(score, p_ok=honest.get(example.ticket_id, score.p_ok))
-            probs = self.unseen_probs.get(example.ticket_id)
-            found.append(unseen if probs is None else _about(unseen, self.classifier.classes, probs))
+        for example, score in zip(self.tried, self.classifier.classify(texts_of(self.tried)), strict=True):
+            name = example.ticket_id
+            unseen = replace(score, p_ok=honest.get(name, score.p_ok))
+            if name in about.unseen_probs:
+                unseen = _about(unseen, about.ids, about.unseen_probs[name])
+            found.append(unseen)
         return found
 
     @cached_property
@@ -337,22 +276,13 @@ class School:
         return found
 
 
-def _about(scores: Scores, names: Sequence[str], probs: router.Floats) -> Scores:
+def _about(scores: Scores, names: Sequence[str], probs: Floats) -> Scores:
     """Scores with other probabilities (classes,) of the passages."""
     of: Counter[str] = Counter()
     for name, probability in zip(names, probs.tolist(), strict=True):
         of[category_of(name)] += probability
     ((category, p_category),) = of.most_common(1)
     return replace(scores, category=category, p_category=p_category, passage_probs=probs.astype(np.float32))
-
-
-def passage_of(example: Example) -> str:
-    """The one passage that answers a routine ticket."""
-    return f"{example.category}.{example.intent}"
-
-
-def _texts(examples: list[Example]) -> list[str]:
-    return [ticket_text(as_ticket(example)) for example in examples]
 
 
 def _decision(scores: Scores, picked: tuple[str, ...]) -> Decision:
