@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from workers.learning.company import SPLITS, Company, Example, as_ticket, faults, load_company
+from workers.learning.splits import LAST_WORDING
 
 FERNWAY = Path(__file__).parents[2] / "examples" / "fernway"
 
@@ -29,6 +30,16 @@ def test_the_company_is_as_large_as_promised(company: Company) -> None:
     assert min(wordings.values()) >= 12
     assert 10 <= len({category for category, _ in wordings}) <= 12
     assert sum(e.kind == "complex" for e in company.examples) >= 120
+
+
+def test_later_wordings_stand_behind_the_first_ones(company: Company) -> None:
+    """So that earlier ones keep their numbers, and their rounds, however many come."""
+    for intent in {(e.category, e.intent) for e in company.examples if e.kind == "routine"}:
+        found = [e for e in company.split("train") if (e.category, e.intent) == intent]
+        assert [e.number for e in found] == list(range(1, len(found) + 1))
+        assert len(found) >= 2 * LAST_WORDING[-1]
+    first_later = next(i for i, e in enumerate(company.examples) if e.number > LAST_WORDING[-1])
+    assert all(e.number > LAST_WORDING[-1] for e in company.examples[first_later:])
 
 
 def test_every_intent_and_every_split_can_be_measured(company: Company) -> None:

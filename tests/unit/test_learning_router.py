@@ -21,6 +21,7 @@ from workers.learning.measures import metrics
 from workers.learning.reading import read
 from workers.learning.router import agreement_of, kinds, known, train_router
 from workers.learning.routing_metrics import auroc
+from workers.learning.splits import ROUNDS, come
 from workers.router.classifier import OUTPUTS, Classifier, Scores, ticket_text
 from workers.router.passes import Bucketed
 from workers.router.pieces import load_tokenizer, tokenise
@@ -245,7 +246,8 @@ def labelled(example: Example) -> LabelledOutcome:
 
 def of_company(split: str) -> list[LabelledOutcome]:
     """Of the few categories only."""
-    return [labelled(e) for e in load_company(FERNWAY).examples if e.split == split and e.category in CATEGORIES]
+    company = come(load_company(FERNWAY), ROUNDS)
+    return [labelled(e) for e in company.split(split) if e.category in CATEGORIES]
 
 
 @pytest.fixture(scope="module")

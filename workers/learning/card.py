@@ -135,7 +135,7 @@ def markdown(card: Card, charts: Sequence[str]) -> str:
         f"# Router model {made.version}",
         "",
         f"Made on {card.date.isoformat()} by `{made.command}` (level {made.level}, seed {made.seed}) on the encoder "
-        f"{made.encoder}. int8 decides as float32 does on {made.agreement_int8_float32:.1%} of the validation rows.",
+        f"{made.encoder}. int8 decides as float32 does on {made.agreement_int8_float32:.1%} of the rows compared.",
         "",
         "| rows | training | validation |",
         "|---|---|---|",

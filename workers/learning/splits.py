@@ -15,7 +15,7 @@ from workers.learning.company import Company, Example
 HELD_OUT_EVERY = 4
 
 LAST_WORDING = (16, 28, 40)
-"""Of each routine intent, by the end of a round."""
+"""Of each routine intent, by the end of a round. Later ones wait for rounds that have not been run."""
 ROUNDS = len(LAST_WORDING)
 
 

@@ -60,7 +60,7 @@ async def learn(step: str, folder: Path, work: Path) -> None:
     if step not in (*STEPS, "all"):
         raise ValueError(f"no step {step!r}: there are {', '.join(STEPS)} and all")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    school = School(load_company(folder), folder, work)
+    school = School(come(load_company(folder), ROUNDS), folder, work)
     for name in STEPS if step == "all" else (step,):
         print(f"== {name}", flush=True)
         match name:
