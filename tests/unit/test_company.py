@@ -38,8 +38,10 @@ def test_later_wordings_stand_behind_the_first_ones(company: Company) -> None:
         found = [e for e in company.split("train") if (e.category, e.intent) == intent]
         assert [e.number for e in found] == list(range(1, len(found) + 1))
         assert len(found) >= 2 * LAST_WORDING[-1]
-    first_later = next(i for i, e in enumerate(company.examples) if e.number > LAST_WORDING[-1])
-    assert all(e.number > LAST_WORDING[-1] for e in company.examples[first_later:])
+        assert [e.later for e in found] == [e.number > LAST_WORDING[-1] for e in found]
+    assert {e.split for e in company.examples if e.later} == {"train"}
+    places = [e.later for e in company.examples]
+    assert places == sorted(places)
 
 
 def test_every_intent_and_every_split_can_be_measured(company: Company) -> None:

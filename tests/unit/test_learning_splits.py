@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from workers.learning.company import Company, load_company
-from workers.learning.splits import LAST_WORDING, ROUNDS, come, distillation_set, label_set
+from workers.learning.splits import ROUNDS, come, distillation_set, label_set
 
 
 @pytest.fixture(scope="module")
@@ -19,10 +19,10 @@ def ids(company: Company) -> set[str]:
 
 
 def test_the_rounds_bring_everything_but_the_test_split(company: Company) -> None:
-    """Each more than the last; the last all of it but the wordings that are kept for later ones."""
+    """Each more than the last; the last all of it but what is kept for later ones."""
     rounds = [ids(come(company, number)) for number in range(1, ROUNDS + 1)]
     assert all(one < other for one, other in pairwise(rounds))
-    later = {e.ticket_id for e in company.split("train") if e.number > LAST_WORDING[-1]}
+    later = {e.ticket_id for e in company.examples if e.later}
     assert rounds[-1] == ids(company) - {e.ticket_id for e in company.split("test")} - later
 
 

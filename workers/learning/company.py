@@ -1,13 +1,13 @@
 """A company's knowledge and its example tickets, each with a rubric and a reference answer.
 
 Read from a folder of TOML files (examples/fernway): `knowledge.toml`,
-`routine/*.toml` (one intent, many wordings), `complex/*.toml` (one by one) and
-`later/*.toml` (further training wordings of the routine intents).
+`routine/*.toml` (one intent, many wordings), `complex/*.toml` (one by one), and in
+`later/` more training tickets of both, for rounds that have not been run.
 """
 
 import tomllib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -41,6 +41,7 @@ class Example:
     reference: str
     rubric: Rubric
     wrong: tuple[str, ...]
+    later: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +67,8 @@ def load_company(folder: Path) -> Company:
     for path in sorted(folder.glob("complex/*.toml")):
         examples += _parsed(path, _complex, passages)
     for path in sorted(folder.glob("later/*.toml")):
-        examples += _parsed(path, partial(_later, folder / "routine" / path.name), passages)
+        parse = _complex if path.name == "complex.toml" else partial(_later, folder / "routine" / path.name)
+        examples += [replace(example, later=True) for example in _parsed(path, parse, passages)]
     return Company(passages, tuple(examples))
 
 

@@ -15,21 +15,20 @@ from workers.learning.company import Company, Example
 HELD_OUT_EVERY = 4
 
 LAST_WORDING = (16, 28, 40)
-"""Of each routine intent, by the end of a round. Later ones wait for rounds that have not been run."""
+"""Of each routine intent, by the end of a round."""
 ROUNDS = len(LAST_WORDING)
 
 
 def come(company: Company, rounds: int) -> Company:
-    """The company when so many rounds have come: complex and validation tickets by thirds, the test split never."""
+    """The company when so many rounds have come: complex and validation tickets by thirds, the test split and what is
+    kept for later rounds never."""
 
     def has_come(place: int, example: Example) -> bool:
-        match example.split, example.kind:
-            case "test", _:
-                return False
-            case "train", "routine":
-                return example.number <= LAST_WORDING[rounds - 1]
-            case _:
-                return place % ROUNDS < rounds
+        if example.later or example.split == "test":
+            return False
+        if example.split == "train" and example.kind == "routine":
+            return example.number <= LAST_WORDING[rounds - 1]
+        return place % ROUNDS < rounds
 
     return replace(company, examples=tuple(e for i, e in enumerate(company.examples) if has_come(i, e)))
 
