@@ -141,8 +141,9 @@ async def measure_latency(
 
 async def _topics(setup: Setup, prefix: str) -> KafkaSettings:
     """All topics, under a prefix of their own."""
-    await topics.apply(setup.servers, prefix, PARTITIONS, 1)
-    return KafkaSettings(bootstrap_servers=setup.servers, topic_prefix=prefix)
+    kafka = KafkaSettings(bootstrap_servers=setup.servers, topic_prefix=prefix, partitions=PARTITIONS)
+    await topics.apply(kafka)
+    return kafka
 
 
 @asynccontextmanager

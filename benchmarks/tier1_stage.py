@@ -93,8 +93,8 @@ def _called(routed: Routed, ticket_id: TicketId) -> Routed:
 async def running(setup: Setup, in_flight: int) -> AsyncIterator[TierOneStage]:
     """The stage with so many tickets in flight, on topics of its own."""
     prefix = f"in-flight-{in_flight}-"
-    await topics.apply(setup.servers, prefix, PARTITIONS, 1)
-    kafka = KafkaSettings(bootstrap_servers=setup.servers, topic_prefix=prefix)
+    kafka = KafkaSettings(bootstrap_servers=setup.servers, topic_prefix=prefix, partitions=PARTITIONS)
+    await topics.apply(kafka)
     producer = AIOKafkaProducer(bootstrap_servers=setup.servers, linger_ms=5)
     async with producer, reader(kafka, [DRAFTS]) as drafts:
         client = _start(setup, kafka, in_flight)

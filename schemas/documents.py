@@ -4,7 +4,7 @@ from typing import Any
 
 import msgspec
 
-from schemas.topics import TOPICS
+from schemas.topics import TOPICS, named
 
 
 def documents() -> dict[str, dict[str, Any]]:
@@ -31,7 +31,7 @@ def _asyncapi() -> dict[str, Any]:
         }
         channels[topic.name] = {
             "address": topic.name,
-            "description": f"Written by {topic.written_by}; read by {topic.read_by}.",
+            "description": f"Written by {named(topic.written_by)}; read by {named(topic.read_by)}.",
             "messages": {name: {"$ref": f"#/components/messages/{name}"}},
             "bindings": {
                 "kafka": {

@@ -1,14 +1,15 @@
 """Every topic as one table: what it carries, how it is keyed, kept and split."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from msgspec import Struct
 
 from schemas.answers import Answer, Handoff
 from schemas.audits import Audit
 from schemas.drafts import Draft
-from schemas.events import Event
+from schemas.events import Event, StageName
 from schemas.labels import Feedback, Label
 from schemas.policy import Policy
 from schemas.seen import Seen
@@ -23,6 +24,11 @@ BACKFILL = ".backfill"
 RETRY = ".retry"
 """Records that a stage has parked until they are due."""
 
+Client = Literal[StageName, "scoreboard", "certify", "learning", "helpdesks", "operators"]
+"""Who reads and writes topics, each under a principal of its own where Kafka asks for one. `certify` is `headgate
+certify`; `learning` makes data sets and models; operators are people with the other commands."""
+EVERY_STAGE: tuple[Client, ...] = get_args(StageName)
+
 
 @dataclass(frozen=True, slots=True)
 class Topic:
@@ -31,8 +37,8 @@ class Topic:
     name: str
     value: type[Struct] | None
     key: str
-    written_by: str
-    read_by: str
+    written_by: tuple[Client, ...]
+    read_by: tuple[Client, ...]
     retention_ms: int = 7 * DAY_MS
     cleanup: Literal["delete", "compact", "compact,delete"] = "delete"
     twins: tuple[str, ...] = ()
@@ -49,32 +55,53 @@ class Topic:
         return self.max_message_bytes + (MIB // 64 if twin == RETRY else 0)
 
 
-TICKETS = Topic("tickets", Ticket, "ticket_id", "helpdesks", "router", twins=(BACKFILL, RETRY), max_message_bytes=MIB)
-TIER1 = Topic("tier1", Routed, "ticket_id", "router", "tier1", twins=(BACKFILL, RETRY))
-TIER2 = Topic("tier2", Routed, "ticket_id", "router, checker (escalations)", "tier2", twins=(BACKFILL, RETRY))
-DRAFTS = Topic("drafts", Draft, "ticket_id", "tier1, tier2", "checker", twins=(BACKFILL, RETRY))
-ANSWERS = Topic("answers", Answer, "ticket_id", "checker", "helpdesks", retention_ms=30 * DAY_MS)
-HANDOFFS = Topic("handoffs", Handoff, "ticket_id", "checker, tier2", "people", retention_ms=30 * DAY_MS)
-EVENTS = Topic("events", Event, "ticket_id", "every stage", "scoreboard, certify", retention_ms=90 * DAY_MS)
+TICKETS = Topic(
+    "tickets",
+    Ticket,
+    "ticket_id",
+    ("helpdesks",),
+    ("router", "scoreboard", "learning"),
+    twins=(BACKFILL, RETRY),
+    max_message_bytes=MIB,
+)
+TIER1 = Topic("tier1", Routed, "ticket_id", ("router",), ("tier1", "scoreboard"), twins=(BACKFILL, RETRY))
+TIER2 = Topic(
+    "tier2", Routed, "ticket_id", ("router", "tier1", "checker"), ("tier2", "scoreboard"), twins=(BACKFILL, RETRY)
+)
+DRAFTS = Topic("drafts", Draft, "ticket_id", ("tier1", "tier2"), ("checker", "scoreboard"), twins=(BACKFILL, RETRY))
+ANSWERS = Topic(
+    "answers", Answer, "ticket_id", ("checker",), ("learning", "helpdesks", "operators"), retention_ms=30 * DAY_MS
+)
+HANDOFFS = Topic(
+    "handoffs", Handoff, "ticket_id", ("tier2", "checker"), ("helpdesks", "operators"), retention_ms=30 * DAY_MS
+)
+EVENTS = Topic(
+    "events", Event, "ticket_id", EVERY_STAGE, ("scoreboard", "certify", "operators"), retention_ms=90 * DAY_MS
+)
 AUDITS = Topic(
     "audits",
     Audit,
     "ticket_id",
-    "checker",
-    "judge, people, learning, scoreboard",
+    ("checker",),
+    ("judge", "scoreboard", "learning", "operators"),
     retention_ms=90 * DAY_MS,
     twins=(BACKFILL, RETRY),
 )
-FEEDBACK = Topic("feedback", Feedback, "ticket_id", "helpdesks", "headgate feedback", retention_ms=90 * DAY_MS)
+FEEDBACK = Topic("feedback", Feedback, "ticket_id", ("helpdesks",), ("operators",), retention_ms=90 * DAY_MS)
 LABELS = Topic(
-    "labels", Label, "ticket_id", "audits, feedback", "certify, learning, scoreboard", retention_ms=365 * DAY_MS
+    "labels",
+    Label,
+    "ticket_id",
+    ("judge", "operators"),
+    ("scoreboard", "certify", "learning", "operators"),
+    retention_ms=365 * DAY_MS,
 )
 POLICY = Topic(
     "policy",
     Policy,
     "scope",
-    "certify, operators",
-    "router, checker, certify, scoreboard",
+    ("certify", "operators"),
+    ("router", "checker", "scoreboard", "certify", "learning", "operators"),
     cleanup="compact",
     partitions=1,
 )
@@ -82,8 +109,8 @@ SEEN = Topic(
     "seen",
     Seen,
     "tenant and ticket_id",
-    "router",
-    "router",
+    ("router",),
+    ("router",),
     retention_ms=2 * DAY_MS,
     cleanup="compact,delete",
     twins=(BACKFILL,),
@@ -93,8 +120,8 @@ SPEND = Topic(
     "spend",
     SpendEntry,
     "none",
-    "tier2",
-    "tier2",
+    ("tier2", "judge"),
+    ("tier2", "judge", "scoreboard"),
     # A month and the one before it, so that the whole of a month can be read again.
     retention_ms=62 * DAY_MS,
     # One order of all steps.
@@ -103,14 +130,22 @@ SPEND = Topic(
     # The limits' periods must not depend on any process's clock.
     broker_time=True,
 )
-SPEND_SNAPSHOTS = Topic("spend-snapshots", SpendSnapshot, "book", "tier2", "tier2", cleanup="compact", partitions=1)
+SPEND_SNAPSHOTS = Topic(
+    "spend-snapshots",
+    SpendSnapshot,
+    "book",
+    ("tier2", "judge"),
+    ("tier2", "judge", "scoreboard"),
+    cleanup="compact",
+    partitions=1,
+)
 """Where a process that starts begins to read `spend`."""
 DEAD_LETTERS = Topic(
     "dead-letters",
     None,
     "as it came",
-    "every stage",
-    "operators",
+    EVERY_STAGE,
+    ("operators",),
     retention_ms=30 * DAY_MS,
     # The largest record of any topic, and the headers that say why it is here.
     max_message_bytes=4 * MIB + MIB // 16,
@@ -135,20 +170,34 @@ TOPICS: tuple[Topic, ...] = (
 )
 
 SCOREBOARD_CELLS = Topic(
-    "scoreboard-cells", None, "partition and window", "scoreboard", "scoreboard", cleanup="compact"
+    "scoreboard-cells", None, "partition and window", ("scoreboard",), ("scoreboard",), cleanup="compact"
 )
 SCOREBOARD_JOURNEYS = Topic(
-    "scoreboard-journeys", None, "partition and ticket_id", "scoreboard", "scoreboard", cleanup="compact"
+    "scoreboard-journeys", None, "partition and ticket_id", ("scoreboard",), ("scoreboard",), cleanup="compact"
 )
 SCOREBOARD_LABELS = Topic(
-    "scoreboard-labels", None, "partition and draft", "scoreboard", "scoreboard", cleanup="compact"
+    "scoreboard-labels", None, "partition and draft", ("scoreboard",), ("scoreboard",), cleanup="compact"
 )
 SCOREBOARD_AUDITS = Topic(
-    "scoreboard-audits", None, "partition and ticket", "scoreboard", "scoreboard", cleanup="compact"
+    "scoreboard-audits", None, "partition and ticket", ("scoreboard",), ("scoreboard",), cleanup="compact"
 )
 
 CHANGELOGS: tuple[Topic, ...] = (SCOREBOARD_CELLS, SCOREBOARD_JOURNEYS, SCOREBOARD_LABELS, SCOREBOARD_AUDITS)
 """A stage's own memory: what is in them is nobody else's business, and may change with any version."""
+
+INPUTS: Mapping[StageName, Topic] = {
+    "router": TICKETS,
+    "tier1": TIER1,
+    "tier2": TIER2,
+    "checker": DRAFTS,
+    "judge": AUDITS,
+}
+"""What each stage reads and commits, in the order in which a ticket travels."""
+
+
+def named(clients: tuple[Client, ...]) -> str:
+    """In words."""
+    return "every stage" if clients == EVERY_STAGE else ", ".join(clients)
 
 
 def all_names(prefix: str = "") -> dict[str, Topic]:

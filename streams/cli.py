@@ -11,7 +11,7 @@ import typer
 from rich.table import Table
 
 from schemas.events import StageName
-from streams import cli_learn, cli_model
+from streams import cli_acls, cli_learn, cli_model
 from streams.command import FERNWAY, RUNS, console
 from streams.command import failed as _failed
 from streams.command import run as _run
@@ -37,6 +37,7 @@ app = typer.Typer(
 )
 topics_app = typer.Typer(help="Create the topics, or look at them.", no_args_is_help=True)
 app.add_typer(topics_app, name="topics")
+topics_app.command()(cli_acls.acls)
 dead_letters_app = typer.Typer(help="What the stages gave up: look at it, and send it again.", no_args_is_help=True)
 app.add_typer(dead_letters_app, name="dead-letters")
 policy_app = typer.Typer(help="What is in force, what it promises, and another in its place.", no_args_is_help=True)
@@ -77,10 +78,23 @@ def main() -> None:
         app()
     except SettingsError as exc:
         sys.exit(_failed(str(exc), 2))
-    except (StepError, BadLineError, TopicsError, DeadLettersError, LearnError, PolicyError, StoreError) as exc:
+    except (StepError, BadLineError, DeadLettersError, LearnError, PolicyError, StoreError) as exc:
         sys.exit(_failed(str(exc), 1))
+    except TopicsError as exc:
+        sys.exit(_kafka_failed(str(exc)))
     except KafkaError as exc:
-        sys.exit(_failed(f"Kafka: {exc} (kafka.bootstrap_servers names the broker)", 1))
+        sys.exit(_kafka_failed(f"Kafka: {exc} (kafka.bootstrap_servers names the broker, kafka.security_protocol how to speak to it)"))
+
+
+def _kafka_failed(text: str) -> int:
+    """Kafka's clients don't say whether a broker is away or refuses them: if a setting is why, it is named."""
+    from streams.connection import check
+
+    try:
+        asyncio.run(check(load().kafka))
+    except SettingsError as exc:
+        return _failed(str(exc), 2)
+    return _failed(text, 1)
 
 
 def _local_settings() -> Settings:
@@ -130,8 +144,7 @@ def apply() -> None:
     """Create missing topics and partitions; never removes or changes any."""
     from streams import topics
 
-    kafka = load().kafka
-    made = _run(topics.apply(kafka.bootstrap_servers, kafka.topic_prefix, kafka.partitions, kafka.replication_factor))
+    made = _run(topics.apply(load().kafka))
     table = Table("topic", "partitions", "done", "left as it is")
     for topic in made:
         table.add_row(topic.topic, str(topic.partitions), topic.action, "; ".join(topic.drift))
@@ -143,9 +156,8 @@ def show() -> None:
     """The topics as they are: partitions, retention, records."""
     from streams import topics
 
-    kafka = load().kafka
     table = Table("topic", "partitions", "leaders", "kept", "cleanup", "records (at most)")
-    for topic in _run(topics.show(kafka.bootstrap_servers, kafka.topic_prefix)):
+    for topic in _run(topics.show(load().kafka)):
         kept = "for ever" if topic.retention_ms in (None, -1) else f"{topic.retention_ms / 86_400_000:g} days"
         led = sum(leader is not None for leader in topic.leaders)
         table.add_row(

@@ -21,6 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from schemas.topics import DEAD_LETTERS
+from streams.connection import connection
 from streams.letters import (
     UNITS_S,
     Contents,
@@ -159,19 +160,18 @@ class DeadLetterTopic:
 async def opened(settings: KafkaSettings) -> AsyncIterator[DeadLetterTopic]:
     """The topic while the block runs. Raises: TopicsError if Kafka can't be reached or the topic is not there."""
     # The admin client says so at once; a consumer of a topic that isn't there tries for most of a minute.
-    partitions = {t.topic: t.partitions for t in await show(settings.bootstrap_servers, settings.topic_prefix)}
+    partitions = {t.topic: t.partitions for t in await show(settings)}
     name = settings.topic_prefix + DEAD_LETTERS.name
     if not partitions.get(name):
         raise TopicsError(f"no topic {name}: create them with `headgate topics apply`")
     common = {
-        "bootstrap_servers": settings.bootstrap_servers,
         "client_id": "headgate-dead-letters",
         "enable_auto_commit": False,
         # Retention may take what an offset points to before it is read.
         "auto_offset_reset": "earliest",
     }
-    committed = AIOKafkaConsumer(isolation_level="read_committed", **common)
-    uncommitted = AIOKafkaConsumer(isolation_level="read_uncommitted", **common)
+    committed = AIOKafkaConsumer(**connection(settings), isolation_level="read_committed", **common)
+    uncommitted = AIOKafkaConsumer(**connection(settings), isolation_level="read_uncommitted", **common)
     try:
         await committed.start()
         await uncommitted.start()

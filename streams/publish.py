@@ -13,6 +13,7 @@ from rich.progress import track
 from schemas.codec import PoisonError, decode, encode
 from schemas.tickets import Ticket
 from schemas.topics import TICKETS
+from streams.connection import connection
 from streams.settings import KafkaSettings
 
 
@@ -23,9 +24,7 @@ class BadLineError(Exception):
 @asynccontextmanager
 async def producer(settings: KafkaSettings) -> AsyncIterator[AIOKafkaProducer]:
     """A started producer; what it has sent is delivered when the block ends."""
-    client = AIOKafkaProducer(
-        bootstrap_servers=settings.bootstrap_servers, client_id="headgate-publish", enable_idempotence=True
-    )
+    client = AIOKafkaProducer(**connection(settings), client_id="headgate-publish", enable_idempotence=True)
     try:
         await client.start()
         yield client

@@ -12,6 +12,7 @@ from msgspec import Struct
 
 from schemas.codec import PoisonError, decode
 from schemas.topics import Topic
+from streams.connection import connection
 from streams.settings import KafkaSettings
 from streams.topics import partition_counts
 
@@ -117,10 +118,10 @@ async def reader(
     """
     named = {settings.topic_prefix + topic.name: topic for topic in topics}
     # Asked of the admin client: a consumer that is given a topic that isn't there tries for most of a minute.
-    counts = await partition_counts(settings.bootstrap_servers, named)
+    counts = await partition_counts(settings, named)
     partitions = [TopicPartition(name, number) for name, count in counts.items() for number in range(count)]
     client = AIOKafkaConsumer(
-        bootstrap_servers=settings.bootstrap_servers,
+        **connection(settings),
         client_id="headgate-read",
         isolation_level="read_committed",
         enable_auto_commit=False,

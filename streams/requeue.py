@@ -16,6 +16,7 @@ from aiokafka.errors import IllegalOperation, KafkaError, MessageSizeTooLargeErr
 from rich.console import Console
 
 from schemas.topics import DEAD_LETTERS, MIB
+from streams.connection import connection
 from streams.dead_letters import CLOSE_LIMIT_S, SWEEP_S, DeadLetterTopic, closed, line, opened
 from streams.letters import DeadLettersError, Filters, Letter, LetterId, Message, Plan, messages, plan
 from streams.runtime.clock import utc_now
@@ -61,7 +62,7 @@ async def _planned(topic: DeadLetterTopic, ids: Sequence[LetterId], filters: Fil
 async def _only_requeue(settings: KafkaSettings) -> AsyncIterator[AIOKafkaProducer]:
     """The one producer that may requeue: once it has started, no earlier one commits anything."""
     producer = AIOKafkaProducer(
-        bootstrap_servers=settings.bootstrap_servers,
+        **connection(settings),
         client_id="headgate-requeue",
         transactional_id=f"{settings.topic_prefix}headgate-requeue",
         transaction_timeout_ms=int(settings.transaction_timeout_s * 1000),

@@ -16,6 +16,7 @@ import orjson
 import structlog
 
 from schemas.events import StageName
+from streams import connection
 from streams.runtime import metrics
 from streams.runtime.group import DuplicateInstanceError
 from streams.runtime.loop import StageLoop, tune_interpreter
@@ -98,6 +99,8 @@ async def run(name: Process, settings: Settings) -> int:
     """Run a stage or the scoreboard until SIGTERM or SIGINT; returns the exit code."""
     configure_logs(name, settings.log_level)
     try:
+        if not await connection.check(settings.kafka):
+            log.warning("kafka_unanswering", next="waiting for it; kafka.security_protocol must be that of its port")
         if name == "scoreboard":
             # Needs the extra `scoreboard`, which stages do without.
             from streams.scoreboard import process

@@ -9,9 +9,10 @@ relative to the file's folder.
 import os
 import tomllib
 from pathlib import Path
-from typing import Any, Literal, TypeGuard, TypeVar
+from typing import Any, Literal, Self, TypeGuard, TypeVar
 
-from pydantic import AnyUrl, BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import AnyUrl, BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -32,7 +33,63 @@ class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
 
-class KafkaSettings(_Section):
+class KafkaSecuritySettings(_Section):
+    """How the brokers are spoken to, and how a process proves who it is."""
+
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    """As the brokers' listener has it."""
+    ssl_ca_file: Path | None = None
+    """Who may have signed the brokers' certificates; by default the system's authorities."""
+    ssl_certificate_file: Path | None = None
+    """This process's own certificate, for brokers that ask for one (mTLS)."""
+    ssl_key_file: Path | None = None
+    """Its key, unencrypted; by default it is in the certificate's file."""
+    ssl_check_hostname: bool = True
+    """Whether a broker's certificate must be of the name that it is reached by."""
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"] | None = None
+    sasl_username: str | None = None
+    sasl_password: SecretStr | None = None
+    sasl_password_file: Path | None = None
+    oauth_token_url: str | None = None
+    """OAUTHBEARER: where tokens are had, by the grant of client credentials."""
+    oauth_client_id: str | None = None
+    oauth_client_secret: SecretStr | None = None
+    oauth_client_secret_file: Path | None = None
+    oauth_scope: str | None = None
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> Self:
+        """Half of a way to log in, or one that the protocol would pass over, is a mistake."""
+        if problem := self._misfit():
+            raise PydanticCustomError("kafka_security", "{problem}", {"problem": f"kafka.{problem}"})
+        return self
+
+    def _misfit(self) -> str | None:
+        """The first setting that the others leave without effect, or that they need."""
+        tls, sasl = self.security_protocol.endswith("SSL"), self.security_protocol.startswith("SASL")
+        by_token = self.sasl_mechanism == "OAUTHBEARER"
+        by_password = not by_token and self.sasl_mechanism is not None
+        used = {"ssl_": tls, "sasl_": sasl, "sasl_username": by_password, "sasl_password": by_password}
+        for start, is_used in (used | {"oauth_": by_token}).items():
+            for name, field in KafkaSecuritySettings.model_fields.items():
+                if name.startswith(start) and not is_used and getattr(self, name) != field.default:
+                    mechanism = f" and sasl_mechanism {self.sasl_mechanism}" if sasl else ""
+                    return f"{name} has no effect with security_protocol {self.security_protocol}{mechanism}"
+        needed = {
+            "sasl_mechanism": sasl,
+            **dict.fromkeys(("sasl_username", "sasl_password"), by_password),
+            **dict.fromkeys(("oauth_token_url", "oauth_client_id", "oauth_client_secret"), by_token),
+            "ssl_certificate_file": self.ssl_key_file is not None,
+        }
+        missing = (name for name, is_needed in needed.items() if is_needed and not self._has(name))
+        return next((f"{name} is missing" for name in missing), None)
+
+    def _has(self, name: str) -> bool:
+        """Whether it is set, itself or as a file."""
+        return any(getattr(self, each, None) is not None for each in (name, f"{name}_file"))
+
+
+class KafkaSettings(KafkaSecuritySettings):
     """The broker and the topics."""
 
     bootstrap_servers: str = "127.0.0.1:9092"
@@ -321,6 +378,19 @@ def load() -> Settings:
     except PydanticSettingsError as exc:
         raise SettingsError(f"wrong settings: {exc}") from exc
     return _anchored(settings, path.parent.resolve())
+
+
+def secret(name: str, value: SecretStr | None, file: Path | None) -> str | None:
+    """A secret, from the setting of that name or from the file that the one beside it names; None if neither is set.
+
+    Raises: SettingsError naming the setting, never the secret.
+    """
+    if value is not None or file is None:
+        return value.get_secret_value() if value is not None else None
+    try:
+        return file.read_text("utf-8").strip()
+    except (OSError, UnicodeDecodeError) as exc:
+        raise SettingsError(f"{name}_file can't be read: {type(exc).__name__}") from exc
 
 
 def _unknown_variables() -> list[str]:

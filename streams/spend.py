@@ -32,6 +32,7 @@ from aiokafka.structs import ConsumerRecord
 from schemas.codec import PoisonError, decode, encode
 from schemas.spend import Settle, SpendEntry, SpendSnapshot, Step
 from schemas.topics import SPEND, SPEND_SNAPSHOTS
+from streams.connection import connection
 from streams.runtime.closing import CLOSE_LIMIT_S, closed
 from streams.settings import KafkaSettings
 from streams.topics import TopicsError
@@ -112,9 +113,9 @@ class SharedSpend(SpendDesk):
 
     @asynccontextmanager
     async def _clients(self) -> AsyncIterator[tuple[AIOKafkaProducer, AIOKafkaConsumer]]:
-        servers, name = self._settings.bootstrap_servers, "headgate-spend"
+        name = "headgate-spend"
         producer = AIOKafkaProducer(
-            bootstrap_servers=servers,
+            **connection(self._settings),
             client_id=name,
             acks="all",
             compression_type="zstd",
@@ -123,7 +124,7 @@ class SharedSpend(SpendDesk):
         )
         # An offset that isn't there means that the book is not what the log says: it is to be read anew.
         consumer = AIOKafkaConsumer(
-            bootstrap_servers=servers, client_id=name, enable_auto_commit=False, auto_offset_reset="none"
+            **connection(self._settings), client_id=name, enable_auto_commit=False, auto_offset_reset="none"
         )
         try:
             await producer.start()

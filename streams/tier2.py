@@ -14,7 +14,7 @@ from streams.events import draft_event
 from streams.outcomes import handoff
 from streams.runtime.clock import age_s, utc_now
 from streams.runtime.stage import DeadLetter, Done, Output, Record, Stage, dead_letter, singly
-from streams.settings import FrontierSettings, Settings, SettingsError, SpendSettings, TargetSettings
+from streams.settings import FrontierSettings, Settings, SettingsError, SpendSettings, TargetSettings, secret
 from streams.spend import SharedSpend
 from workers.knowledge import load_knowledge
 from workers.retry import RetryLimits
@@ -117,13 +117,8 @@ def _key(name: str, config: FrontierSettings | TargetSettings) -> str:
 
     Raises: SettingsError naming the setting, never the key.
     """
-    if config.api_key is not None:
-        return config.api_key.get_secret_value()
-    if config.api_key_file is not None:
-        try:
-            return config.api_key_file.read_text("utf-8").strip()
-        except (OSError, UnicodeDecodeError) as exc:
-            raise SettingsError(f"{name}.api_key_file can't be read: {type(exc).__name__}") from exc
+    if (key := secret(f"{name}.api_key", config.api_key, config.api_key_file)) is not None:
+        return key
     if isinstance(config, TargetSettings) and config.api_key_env is not None:
         if key := os.environ.get(config.api_key_env):
             return key

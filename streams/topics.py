@@ -17,6 +17,8 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 
 from schemas.topics import Topic, all_names
+from streams.connection import connection
+from streams.settings import KafkaSettings
 
 READY_LIMIT_S = 60.0
 """A new partition has a leader within milliseconds; a cluster that is recovering may take most of a minute."""
@@ -99,19 +101,17 @@ def decide(name: str, wanted: Shape, found: Shape | None) -> Applied:
     return Applied(name, "grown" if grows else "kept", max(found.partitions, wanted.partitions), tuple(drift))
 
 
-async def apply(
-    bootstrap_servers: str, prefix: str, partitions: int, replication_factor: int, limit_s: float = READY_LIMIT_S
-) -> list[Applied]:
+async def apply(settings: KafkaSettings, limit_s: float = READY_LIMIT_S) -> list[Applied]:
     """Create missing topics and partitions, then wait until every partition has a leader. Idempotent.
 
     Raises: TopicsError if no broker answers, one refuses, or a partition (named) has no leader within `limit_s`.
     """
-    topics = all_names(prefix)
+    prefix, partitions, copies = settings.topic_prefix, settings.partitions, settings.replication_factor
     wanted = {
-        name: wanted_shape(topic, partitions, replication_factor, twin=name.removeprefix(prefix + topic.name))
-        for name, topic in topics.items()
+        name: wanted_shape(topic, partitions, copies, twin=name.removeprefix(prefix + topic.name))
+        for name, topic in all_names(prefix).items()
     }
-    async with _admin(bootstrap_servers) as admin:
+    async with _admin(settings) as admin:
         found = await _shapes(admin, wanted)
         applied = [decide(name, shape, found.get(name)) for name, shape in wanted.items()]
         await _create(admin, {a.topic: wanted[a.topic] for a in applied if a.action == "created"})
@@ -121,30 +121,31 @@ async def apply(
     return applied
 
 
-async def show(bootstrap_servers: str, prefix: str) -> list[TopicState]:
+async def show(settings: KafkaSettings) -> list[TopicState]:
     """The state of every topic of the table, the missing ones (no partitions) included.
 
     Raises: TopicsError if no broker answers or one refuses.
     """
-    async with _admin(bootstrap_servers) as admin:
-        leaders = await _leaders(admin, all_names(prefix))
+    names = all_names(settings.topic_prefix)
+    async with _admin(settings) as admin:
+        leaders = await _leaders(admin, names)
         configs = await _configs(admin, leaders)
-    records = await _records(bootstrap_servers, leaders)
+    records = await _records(settings, leaders)
     return [
         TopicState(name, leaders[name], int(configs[name][RETENTION]), configs[name][CLEANUP], records[name])
         if name in leaders
         else TopicState(name, ())
-        for name in all_names(prefix)
+        for name in names
     ]
 
 
-async def partition_counts(bootstrap_servers: str, names: Iterable[str]) -> dict[str, int]:
+async def partition_counts(settings: KafkaSettings, names: Iterable[str]) -> dict[str, int]:
     """How many partitions topics have, by their full names.
 
     Raises: TopicsError if no broker answers, or a topic is not there.
     """
     names = list(names)
-    async with _admin(bootstrap_servers) as admin:
+    async with _admin(settings) as admin:
         found = await _described(admin, names)
     if missing := [name for name in names if not found.get(name)]:
         raise TopicsError(f"no topic {', '.join(missing)}: create them with `headgate topics apply`")
@@ -152,13 +153,13 @@ async def partition_counts(bootstrap_servers: str, names: Iterable[str]) -> dict
 
 
 @asynccontextmanager
-async def _admin(bootstrap_servers: str) -> AsyncIterator[AIOKafkaAdminClient]:
-    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap_servers)
+async def _admin(settings: KafkaSettings) -> AsyncIterator[AIOKafkaAdminClient]:
+    admin = AIOKafkaAdminClient(**connection(settings))
     try:
         await admin.start()
         yield admin
     except (KafkaError, TimeoutError, OSError) as exc:
-        raise TopicsError(f"Kafka at {bootstrap_servers}: {exc or type(exc).__name__}") from exc
+        raise TopicsError(f"Kafka at {settings.bootstrap_servers}: {exc or type(exc).__name__}") from exc
     finally:
         await admin.close()
 
@@ -242,12 +243,12 @@ def leaderless_partitions(totals: Mapping[str, int], leaders: Mapping[str, tuple
     ]
 
 
-async def _records(bootstrap_servers: str, leaders: Mapping[str, tuple[int | None, ...]]) -> dict[str, int]:
+async def _records(settings: KafkaSettings, leaders: Mapping[str, tuple[int | None, ...]]) -> dict[str, int]:
     partitions = [TopicPartition(name, number) for name, of_topic in leaders.items() for number in range(len(of_topic))]
     records = dict.fromkeys(leaders, 0)
     if not partitions:
         return records
-    consumer = AIOKafkaConsumer(bootstrap_servers=bootstrap_servers)
+    consumer = AIOKafkaConsumer(**connection(settings))
     try:
         await consumer.start()
         # Assigned, the topics' metadata comes in one request; else in one a topic, 0.1 s apart. Paused, no record does.
@@ -256,7 +257,9 @@ async def _records(bootstrap_servers: str, leaders: Mapping[str, tuple[int | Non
         starts = await consumer.beginning_offsets(partitions)
         ends = await consumer.end_offsets(partitions)
     except (KafkaError, TimeoutError, OSError) as exc:
-        raise TopicsError(f"could not read offsets at {bootstrap_servers}: {exc or type(exc).__name__}") from exc
+        raise TopicsError(
+            f"could not read offsets at {settings.bootstrap_servers}: {exc or type(exc).__name__}"
+        ) from exc
     finally:
         await consumer.stop()
     for partition in partitions:

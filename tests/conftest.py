@@ -10,6 +10,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 from schemas.topics import all_names
 from streams import topics as topic_admin
 from streams.local.embedded_kafka import EmbeddedKafka, EmbeddedKafkaError
+from tests.kafka import kafka_settings
 
 
 @pytest.fixture(scope="session")
@@ -31,7 +32,7 @@ def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedKafka]:
 async def topics(kafka: EmbeddedKafka) -> AsyncIterator[str]:
     """The prefix of topics that only this test uses: all of the table, 2 partitions each, ready."""
     prefix = f"test-{uuid.uuid4().hex[:8]}-"
-    await topic_admin.apply(kafka.bootstrap_servers, prefix, partitions=2, replication_factor=1)
+    await topic_admin.apply(kafka_settings(kafka.bootstrap_servers, prefix))
     yield prefix
     # Hundreds of partitions would slow down everything that follows on this broker.
     admin = AIOKafkaAdminClient(bootstrap_servers=kafka.bootstrap_servers)

@@ -11,6 +11,16 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 from aiokafka.structs import ConsumerRecord
 
+from streams.settings import KafkaSettings
+
+
+def kafka_settings(servers: str, prefix: str = "", partitions: int = 2, replication_factor: int = 1) -> KafkaSettings:
+    """Of a broker that asks for no login."""
+    return KafkaSettings(
+        bootstrap_servers=servers, topic_prefix=prefix, partitions=partitions, replication_factor=replication_factor
+    )
+
+
 Headers = Sequence[tuple[str, bytes | None]]
 
 

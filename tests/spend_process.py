@@ -28,6 +28,7 @@ from streams.local.embedded_kafka import EmbeddedKafka
 from streams.local.spawn import spawn
 from streams.settings import KafkaSettings
 from streams.spend import SharedSpend
+from tests.kafka import kafka_settings
 from workers.errors import RetryableError
 from workers.tier2.spend import SpendLimitError, SpendLimits, TenantLimits
 from workers.tier2.spend_desk import SpendDesk
@@ -231,7 +232,7 @@ async def read_to_the_end(spend: SharedSpend) -> None:
 
 async def script(processes: int, workers: int, seconds: float, day_usd: float) -> Outcome:
     with tempfile.TemporaryDirectory() as folder, EmbeddedKafka(Path(folder) / "kafka", load=True) as broker:
-        await topics.apply(broker.bootstrap_servers, "", partitions=1, replication_factor=1)
+        await topics.apply(kafka_settings(broker.bootstrap_servers, partitions=1))
         job = Job(
             servers=broker.bootstrap_servers,
             prefix="",

@@ -55,6 +55,9 @@ class EmbeddedKafkaError(Exception):
 class EmbeddedKafka:
     """A broker whose data, settings and log live in `folder`. Calls from several threads take turns."""
 
+    _options: tuple[str, ...] = ()
+    """Further ones of its JVM."""
+
     def __init__(self, folder: Path, port: int = 0, load: bool = False) -> None:
         """Nothing runs before `start`. Port 0 takes a free one, and keeps it. `load`: tuned for load tests."""
         self.folder = folder
@@ -110,11 +113,11 @@ class EmbeddedKafka:
         java, jars = _java_and_jars()
         self._choose_ports()
         self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / "server.properties").write_text(properties(self._port, self._controller_port), "ascii")
+        (self.folder / "server.properties").write_text(self._properties(), "ascii")
         if not (self.folder / "data" / "meta.properties").exists():
             self._format([java, *_QUICK, *jars])
         with self.log_path.open("ab") as broker_log:
-            argv = [java, *self._compilers, *_BROKER, *jars, "kafka.Kafka", "server.properties"]
+            argv = [java, *self._compilers, *_BROKER, *self._options, *jars, "kafka.Kafka", "server.properties"]
             self._process = spawn(argv, output=broker_log.fileno(), folder=self.folder, when_orphaned=signal.SIGKILL)
         try:
             self._wait_ready(self._process)
@@ -130,6 +133,9 @@ class EmbeddedKafka:
         if not self._controller_port:
             free = [port for port in _free_ports(3) if port != self._port]
             self._port, self._controller_port = self._port or free[0], free[1]
+
+    def _properties(self) -> str:
+        return properties(self._port, self._controller_port)
 
     def _format(self, java: Sequence[str]) -> None:
         cluster_id = urlsafe_b64encode(uuid.uuid4().bytes).rstrip(b"=").decode()

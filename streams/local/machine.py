@@ -112,6 +112,11 @@ async def _broker(kafka: KafkaSettings, folder: Path, embedded: bool, stack: Asy
     if not embedded:
         say(f"Kafka       the broker at {kafka.bootstrap_servers}")
         return kafka
+    if kafka.security_protocol != "PLAINTEXT":
+        raise StepError(
+            f"the broker that is started here is reached without a login, and kafka.security_protocol is "
+            f"{kafka.security_protocol}: say --broker-from-settings, or leave it out"
+        )
     started = time.monotonic()
     say("Kafka       starting 4.3.1 (the first time downloads 45 MB)")
     broker = EmbeddedKafka(folder / "kafka")
@@ -128,9 +133,7 @@ async def _broker(kafka: KafkaSettings, folder: Path, embedded: bool, stack: Asy
 
 async def _topics(kafka: KafkaSettings, say: Say) -> None:
     try:
-        made = await topics.apply(
-            kafka.bootstrap_servers, kafka.topic_prefix, kafka.partitions, kafka.replication_factor
-        )
+        made = await topics.apply(kafka)
     except topics.TopicsError as exc:
         raise StepError(f"the topics could not be made: {exc}") from exc
     say(f"topics      {len(made)}, every partition has a leader")

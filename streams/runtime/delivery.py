@@ -23,6 +23,7 @@ from aiokafka.producer.message_accumulator import BatchBuilder
 from aiokafka.structs import OffsetAndMetadata
 
 from schemas.topics import SEEN, TOPICS
+from streams.connection import connection
 from streams.runtime import metrics, offset_metadata
 from streams.runtime.messages import Message
 from streams.runtime.offsets import CommitPoint
@@ -73,7 +74,7 @@ class ExactlyOnce:
         hasten()
         self._prefix, self._group, self._partition = settings.topic_prefix, group, partition
         self._producer = AIOKafkaProducer(
-            bootstrap_servers=settings.bootstrap_servers,
+            **connection(settings),
             client_id=f"{group}-{partition.topic}-{partition.partition}",
             transactional_id=f"{group}-{partition.topic}-{partition.partition}",
             transaction_timeout_ms=int(settings.transaction_timeout_s * 1000),
@@ -109,7 +110,7 @@ class AtLeastOnce:
     ) -> None:
         self._prefix, self._partition, self._consumer = settings.topic_prefix, partition, consumer
         self._producer = AIOKafkaProducer(
-            bootstrap_servers=settings.bootstrap_servers,
+            **connection(settings),
             client_id=f"{group}-{partition.topic}-{partition.partition}",
             enable_idempotence=True,
             max_request_size=MAX_REQUEST_BYTES,

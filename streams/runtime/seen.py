@@ -13,7 +13,9 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from schemas.codec import PoisonError, decode
 from schemas.seen import Seen
+from streams.connection import connection
 from streams.runtime.clock import moment
+from streams.settings import KafkaSettings
 
 NO_OFFSET = -1
 
@@ -47,7 +49,7 @@ class SeenTickets:
 
 
 async def load(
-    bootstrap_servers: str, partitions: Mapping[TopicPartition, SeenTickets], fetch_bytes: int = 4 * 1024 * 1024
+    settings: KafkaSettings, partitions: Mapping[TopicPartition, SeenTickets], fetch_bytes: int = 4 * 1024 * 1024
 ) -> None:
     """Read the topic's partitions to their ends into their images; call it once their former owners are fenced.
 
@@ -56,7 +58,7 @@ async def load(
     if not partitions:
         return
     consumer = AIOKafkaConsumer(
-        bootstrap_servers=bootstrap_servers,
+        **connection(settings),
         client_id="headgate-seen",
         isolation_level="read_committed",
         enable_auto_commit=False,

@@ -22,6 +22,7 @@ from aiokafka.structs import ConsumerRecord
 from msgspec import Struct
 
 from schemas.topics import BACKFILL, SEEN
+from streams.connection import connection
 from streams.runtime import gauges, group, seen
 from streams.runtime.closing import CLOSE_LIMIT_S, closed
 from streams.runtime.delivery import MAX_REQUEST_BYTES, Delivery, delivery
@@ -71,9 +72,9 @@ class Session(Generic[T]):
         """Set once: an assignment that still comes opens nothing."""
         self.failed: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self.dispatcher = Dispatcher(stage, settings, self.fail)
-        self.admin = AIOKafkaAdminClient(bootstrap_servers=settings.bootstrap_servers, client_id=f"{client_id}-admin")
+        self.admin = AIOKafkaAdminClient(**connection(settings), client_id=f"{client_id}-admin")
         self.consumer = AIOKafkaConsumer(
-            bootstrap_servers=settings.bootstrap_servers,
+            **connection(settings),
             client_id=client_id,
             group_id=group_id,
             group_instance_id=settings.group_instance_id,
@@ -168,7 +169,7 @@ class Session(Generic[T]):
                 return
             points = await self._starts(list(deliveries))
             memories = self._memories(deliveries)
-            await seen.load(self.settings.bootstrap_servers, {self._memory_of(p): m for p, m in memories.items()})
+            await seen.load(self.settings, {self._memory_of(p): m for p, m in memories.items()})
             if self.leaving or not self.consumer.assignment() >= set(deliveries):
                 # The group has moved on meanwhile, and will say what is ours.
                 return

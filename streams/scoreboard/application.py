@@ -10,14 +10,17 @@ started again it finds its tables as the changelogs have them, and nothing of an
 """
 
 import asyncio
+import ssl
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, ClassVar, cast
 
 import faust
 import structlog
+from faust.auth import OAuthCredentials, SASLCredentials, SSLCredentials
 from faust.serializers.codecs import Codec
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
+from faust.types.auth import CredentialsT
 from msgspec import Struct
 
 from schemas.codec import PoisonError, decode, encode
@@ -31,6 +34,7 @@ from schemas.topics import (
     SCOREBOARD_LABELS,
     Topic,
 )
+from streams.connection import connection
 from streams.runtime.clock import utc_now
 from streams.scoreboard.board import INPUTS, AuditOf, Board, Counted, DraftOf, Tables, TicketOf, Waiting, Window
 from streams.scoreboard.journeys import Journey
@@ -57,6 +61,18 @@ class PartitionsMovedError(Exception):
 
 class ChangelogError(Exception):
     """A row of a changelog is none of ours, or another version's."""
+
+
+def credentials(kafka: KafkaSettings) -> CredentialsT | None:
+    """What every client is told (`connection`), in Faust's own types."""
+    told = connection(kafka)
+    tls: ssl.SSLContext | None = told.get("ssl_context")
+    if provider := told.get("sasl_oauth_token_provider"):
+        return OAuthCredentials(oauth_cb=provider, ssl_context=tls)
+    if mechanism := told.get("sasl_mechanism"):
+        username, password = told["sasl_plain_username"], told["sasl_plain_password"]
+        return SASLCredentials(username=username, password=password, ssl_context=tls, mechanism=mechanism)
+    return SSLCredentials(tls) if tls else None
 
 
 class _Codec(Codec):
@@ -141,6 +157,7 @@ class Scoreboard(faust.App):
         super().__init__(
             kafka.topic_prefix + GROUP,
             broker=[f"kafka://{server}" for server in kafka.bootstrap_servers.split(",")],
+            broker_credentials=credentials(kafka),
             store="memory://",
             web_enabled=False,
             topic_disable_leader=True,

@@ -13,22 +13,14 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
 from schemas.events import StageName
-from schemas.topics import AUDITS, DRAFTS, TICKETS, TIER1, TIER2, Topic
+from schemas.topics import INPUTS
+from streams.connection import connection
 from streams.runtime.group import commit_points
 from streams.runtime.lanes import lane_of
 from streams.runtime.offsets import CommitPoint
 from streams.scoreboard.views import BacklogView, StageBacklog
 from streams.settings import KafkaSettings
 from streams.topics import TopicsError, partition_counts
-
-INPUTS: Mapping[StageName, Topic] = {
-    "router": TICKETS,
-    "tier1": TIER1,
-    "tier2": TIER2,
-    "checker": DRAFTS,
-    "judge": AUDITS,
-}
-"""In the order in which a ticket travels."""
 
 LOOK_S = 2.0
 LIMIT_S = 20.0
@@ -95,9 +87,9 @@ async def read_backlog(kafka: KafkaSettings) -> BacklogView:
         for stage, topic in INPUTS.items()
         for twin in ("", *topic.twins)
     }
-    admin = AIOKafkaAdminClient(bootstrap_servers=kafka.bootstrap_servers)
+    admin = AIOKafkaAdminClient(**connection(kafka))
     consumer = AIOKafkaConsumer(
-        bootstrap_servers=kafka.bootstrap_servers,
+        **connection(kafka),
         client_id="headgate-read",
         isolation_level="read_committed",
         enable_auto_commit=False,
@@ -109,7 +101,7 @@ async def read_backlog(kafka: KafkaSettings) -> BacklogView:
             await admin.start()
             await consumer.start()
             # Not the consumer's metadata: it has assigned topics only.
-            counts = await partition_counts(kafka.bootstrap_servers, topics.values())
+            counts = await partition_counts(kafka, topics.values())
             partitions = [TopicPartition(name, number) for name, count in counts.items() for number in range(count)]
             found = await _unfinished(admin, consumer, kafka.topic_prefix, partitions)
             await _look(consumer, {p: part for p, part in found.items() if part.next < part.end})

@@ -10,6 +10,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
 from schemas.topics import all_names
+from streams.connection import connection
 from streams.policies import load_policy
 from streams.runtime import metrics
 from streams.runtime.group import instance_of, members
@@ -91,7 +92,7 @@ async def _alone(kafka: KafkaSettings, stopped: "asyncio.Future[None]") -> bool:
     Raises: TopicsError if the broker can't be reached.
     """
     group, own = kafka.topic_prefix + GROUP, kafka.group_instance_id
-    admin = AIOKafkaAdminClient(bootstrap_servers=kafka.bootstrap_servers)
+    admin = AIOKafkaAdminClient(**connection(kafka))
     said_s, deadline_s = -SAID_S, time.monotonic() + COORDINATOR_LIMIT_S
     try:
         await admin.start()
@@ -120,8 +121,10 @@ async def _alone(kafka: KafkaSettings, stopped: "asyncio.Future[None]") -> bool:
 async def _partitions(settings: Settings) -> dict[str, int]:
     """How many the topics have that are read. Raises: TopicsError if the broker can't be reached or one is missing."""
     prefix = settings.kafka.topic_prefix
-    # Of all: the tables' changelogs and what the pages read must be there, too.
-    found = await partition_counts(settings.kafka.bootstrap_servers, all_names(prefix))
+    # The tables' changelogs and what the pages read must be there, too.
+    topics = all_names(prefix).items()
+    ours = [name for name, topic in topics if "scoreboard" in (*topic.read_by, *topic.written_by)]
+    found = await partition_counts(settings.kafka, ours)
     return {prefix + name: found[prefix + name] for name in INPUTS}
 
 

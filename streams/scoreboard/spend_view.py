@@ -11,6 +11,7 @@ from aiokafka.errors import KafkaError
 from schemas.codec import PoisonError, decode
 from schemas.spend import Limit, Pending, Period, SpendEntry, SpendSnapshot
 from schemas.topics import SPEND, SPEND_SNAPSHOTS
+from streams.connection import connection
 from streams.scoreboard.views import LimitView, SpendView
 from streams.settings import KafkaSettings, Settings
 from streams.tier2 import spend_limits
@@ -70,10 +71,8 @@ async def _read_book(kafka: KafkaSettings) -> SpendBook:
     """The book at the end of the log. Read only: nothing is written, as a process that spends would."""
     spend = TopicPartition(kafka.topic_prefix + SPEND.name, 0)
     snapshots = TopicPartition(kafka.topic_prefix + SPEND_SNAPSHOTS.name, 0)
-    await partition_counts(kafka.bootstrap_servers, (spend.topic, snapshots.topic))
-    consumer = AIOKafkaConsumer(
-        bootstrap_servers=kafka.bootstrap_servers, client_id="headgate-read", enable_auto_commit=False
-    )
+    await partition_counts(kafka, (spend.topic, snapshots.topic))
+    consumer = AIOKafkaConsumer(**connection(kafka), client_id="headgate-read", enable_auto_commit=False)
     try:
         await consumer.start()
         ends = await consumer.end_offsets([spend, snapshots])

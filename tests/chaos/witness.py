@@ -19,6 +19,7 @@ from schemas.topics import EVENTS
 from streams.topics import show
 from tests.chaos.schedule import STAGES
 from tests.chaos.verifier import ENDS, INPUTS, Committed, Entry
+from tests.kafka import kafka_settings
 
 LOOK_EVERY_S = 0.5
 READ_LIMIT_S = 120.0
@@ -102,7 +103,7 @@ async def read_log(servers: str, isolation: Literal["read_committed", "read_unco
 
     Raises: TimeoutError if an open transaction hides the end for too long.
     """
-    partitions = [TopicPartition(t.topic, n) for t in await show(servers, "") for n in range(t.partitions)]
+    partitions = [TopicPartition(t.topic, n) for t in await show(kafka_settings(servers)) for n in range(t.partitions)]
     consumer = AIOKafkaConsumer(bootstrap_servers=servers, isolation_level=isolation, enable_auto_commit=False)
     records: list[Entry] = []
     events: list[Event] = []

@@ -27,6 +27,7 @@ from streams.local.spawn import spawn
 from streams.settings import PREFIX, KafkaSettings
 from tests.chaos.schedule import Round, WorkerName
 from tests.chaos.verifier import Delivery
+from tests.kafka import kafka_settings
 
 FERNWAY = Path(__file__).parents[2] / "examples" / "fernway"
 PARTITIONS = 4
@@ -160,7 +161,7 @@ async def world(folder: Path, conditions: Conditions) -> AsyncIterator[World]:
         helpers.start(_frontier(frontier_url))
         await asyncio.to_thread(broker.start)
         made = World(folder, broker, frontier_url, conditions)
-        await topics.apply(made.kafka.bootstrap_servers, "", PARTITIONS, replication_factor=1)
+        await topics.apply(kafka_settings(made.kafka.bootstrap_servers, partitions=PARTITIONS))
         await helpers.wait_ready("frontier")
         try:
             yield made

@@ -14,6 +14,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
 from streams import topics as topic_admin
 from streams.local.embedded_kafka import EmbeddedKafka, EmbeddedKafkaError
+from tests.kafka import kafka_settings
 
 pytestmark = pytest.mark.integration
 
@@ -97,24 +98,24 @@ async def test_a_record_of_a_stage_may_be_larger_than_kafka_s_default(kafka: Emb
 @pytest.mark.parametrize("end", [EmbeddedKafka.kill, EmbeddedKafka.stop], ids=["kill", "stop"])
 async def test_the_data_and_the_address_survive(own_kafka: EmbeddedKafka, end: Callable[[EmbeddedKafka], None]) -> None:
     """A crashed and a stopped broker come back on the same port with every acknowledged record."""
-    await topic_admin.apply(own_kafka.bootstrap_servers, "", partitions=2, replication_factor=1)
+    await topic_admin.apply(kafka_settings(own_kafka.bootstrap_servers))
     servers, values = own_kafka.bootstrap_servers, [b"%d" % n for n in range(20)]
     await write(servers, "tickets", values)
     end(own_kafka)
     assert own_kafka.pid is None
     own_kafka.restart()
     assert own_kafka.bootstrap_servers == servers
-    await topic_admin.apply(servers, "", partitions=2, replication_factor=1)
+    await topic_admin.apply(kafka_settings(servers))
     assert await read(servers, "tickets", len(values)) == values
 
 
 async def test_a_new_handle_on_the_folder_finds_its_data(own_kafka: EmbeddedKafka) -> None:
     """`headgate up` can be ended and started again another day, on other ports."""
-    await topic_admin.apply(own_kafka.bootstrap_servers, "", partitions=1, replication_factor=1)
+    await topic_admin.apply(kafka_settings(own_kafka.bootstrap_servers, partitions=1))
     await write(own_kafka.bootstrap_servers, "tickets", [b"kept"])
     own_kafka.stop()
     with EmbeddedKafka(own_kafka.folder) as again:
-        await topic_admin.apply(again.bootstrap_servers, "", partitions=1, replication_factor=1)
+        await topic_admin.apply(kafka_settings(again.bootstrap_servers, partitions=1))
         assert await read(again.bootstrap_servers, "tickets", count=1) == [b"kept"]
 
 
@@ -160,7 +161,7 @@ async def test_a_broker_outlives_the_thread_that_started_it(kafka: EmbeddedKafka
     wait_until(lambda: not Path(f"/proc/self/task/{thread.native_id}").exists())
     try:
         # Several round trips: far longer than a signal takes.
-        await topic_admin.apply(broker.bootstrap_servers, "", partitions=1, replication_factor=1)
+        await topic_admin.apply(kafka_settings(broker.bootstrap_servers, partitions=1))
         assert broker.pid
     finally:
         broker.stop()

@@ -11,6 +11,7 @@ import pytest
 from streams.local.embedded_kafka import EmbeddedKafka
 from streams.topics import apply
 from tests.cluster import Cluster, Node
+from tests.kafka import kafka_settings
 from tests.processes import Processes, assert_answered_once, goes_on, load
 
 pytestmark = pytest.mark.integration
@@ -33,7 +34,7 @@ def cluster(kafka: EmbeddedKafka, tmp_path_factory: pytest.TempPathFactory) -> I
 async def processes(cluster: Cluster, tmp_path: Path) -> AsyncIterator[Processes]:
     """On topics of the test's own, each partition with a replica on every broker."""
     prefix = f"test-{uuid.uuid4().hex[:8]}-"
-    await apply(cluster.bootstrap_servers, prefix, partitions=2, replication_factor=3)
+    await apply(kafka_settings(cluster.bootstrap_servers, prefix, partitions=2, replication_factor=3))
     started = Processes(tmp_path, cluster.bootstrap_servers, prefix)
     yield started
     started.kill_all()

@@ -9,7 +9,7 @@ import pytest
 
 from streams.local.embedded_kafka import EmbeddedKafka
 from streams.topics import apply
-from tests.kafka import until, write_tickets
+from tests.kafka import kafka_settings, until, write_tickets
 from tests.processes import Process, Processes, assert_answered_once, goes_on, load
 
 pytestmark = pytest.mark.integration
@@ -22,7 +22,7 @@ BUSY = {"BATCH": "1", "WORK_S": "0.2"}
 @pytest.fixture
 async def processes(kafka: EmbeddedKafka, topics: str, tmp_path: Path) -> AsyncIterator[Processes]:
     """On three partitions, one for each of NAMES."""
-    await apply(kafka.bootstrap_servers, topics, partitions=len(NAMES), replication_factor=1)
+    await apply(kafka_settings(kafka.bootstrap_servers, topics, partitions=len(NAMES)))
     started = Processes(tmp_path, kafka.bootstrap_servers, topics)
     yield started
     started.kill_all()
@@ -110,7 +110,7 @@ async def test_partitions_that_are_added_are_read(processes: Processes, restarte
         processes.start("a", **named("a"), **often)
         await until(lambda: len(members[0].assignments()) == 3)
     await write_tickets(processes.servers, processes.prefix, ["before"], partition=0)
-    await apply(processes.servers, processes.prefix, partitions=5, replication_factor=1)
+    await apply(kafka_settings(processes.servers, processes.prefix, partitions=5))
     ids = ["before", "new3", "new4"]
     await write_tickets(processes.servers, processes.prefix, ["new3"], partition=3)
     await write_tickets(processes.servers, processes.prefix, ["new4"], partition=4)

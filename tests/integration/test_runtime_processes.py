@@ -11,7 +11,7 @@ import pytest
 
 from streams.local.embedded_kafka import EmbeddedKafka
 from streams.topics import apply
-from tests.kafka import committed_records, group_offsets, until, write_tickets
+from tests.kafka import committed_records, group_offsets, kafka_settings, until, write_tickets
 from tests.processes import Processes, answers
 
 pytestmark = pytest.mark.integration
@@ -112,7 +112,7 @@ async def test_health_pages_say_alive_at_once_and_ready_once_joined(processes: P
 async def test_a_broker_that_dies_and_comes_back_is_met_again(kafka: EmbeddedKafka, tmp_path: Path) -> None:
     """The stage outlives its broker: it goes on by itself, and every ticket is answered once."""
     with EmbeddedKafka(tmp_path / "own") as broker:
-        await apply(broker.bootstrap_servers, "", partitions=2, replication_factor=1)
+        await apply(kafka_settings(broker.bootstrap_servers))
         processes = Processes(tmp_path, broker.bootstrap_servers, "")
         try:
             process = processes.start(HOLD="commit", **SAME)
@@ -131,7 +131,7 @@ async def test_a_broker_that_dies_and_comes_back_is_met_again(kafka: EmbeddedKaf
 async def test_sigterm_ends_a_stage_whose_broker_is_gone(kafka: EmbeddedKafka, tmp_path: Path) -> None:
     """Closing waits for a lost broker for a bounded time only, even with a transaction open."""
     with EmbeddedKafka(tmp_path / "own") as broker:
-        await apply(broker.bootstrap_servers, "", partitions=2, replication_factor=1)
+        await apply(kafka_settings(broker.bootstrap_servers))
         processes = Processes(tmp_path, broker.bootstrap_servers, "")
         try:
             process = processes.start(HOLD="commit", HEADGATE_KAFKA__DRAIN_S="1")

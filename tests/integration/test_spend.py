@@ -17,7 +17,7 @@ from streams import topics as topic_admin
 from streams.local.embedded_kafka import EmbeddedKafka
 from streams.settings import KafkaSettings
 from streams.spend import SharedSpend
-from tests.kafka import until
+from tests.kafka import kafka_settings, until
 from tests.spend_process import Job, hammer, read_to_the_end
 from workers.errors import RetryableError, WorkerDiedError
 from workers.tier2.spend import Reservation, SpendLimitError, SpendLimits
@@ -162,7 +162,7 @@ async def test_it_goes_on_after_a_broker_outage(tmp_path: Path) -> None:
     """Killed in the middle of everything and started again: not a cent is passed, lost or counted twice."""
     broker = EmbeddedKafka(tmp_path / "kafka").start()
     try:
-        await topic_admin.apply(broker.bootstrap_servers, "", partitions=1, replication_factor=1)
+        await topic_admin.apply(kafka_settings(broker.bootstrap_servers, partitions=1))
         settings = settings_of(broker, "")
         async with SharedSpend(settings, DOLLAR) as one, SharedSpend(settings, DOLLAR) as other:
             paid = [0]

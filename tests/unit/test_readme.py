@@ -17,7 +17,7 @@ from pydantic import BaseModel
 from schemas.answers import HandoffReason
 from schemas.codec import decode
 from schemas.tickets import Ticket
-from schemas.topics import DAY_MS, TOPICS, Topic
+from schemas.topics import DAY_MS, TOPICS, Topic, named
 from streams.cli import app
 from streams.local.embedded_kafka import EmbeddedKafka
 from streams.runtime.headers import dead_letter_headers
@@ -93,7 +93,7 @@ def test_the_table_of_topics_is_the_topics() -> None:
         [
             f"`{topic.name}`",
             topic.value.__name__ if topic.value else "the original bytes",
-            topic.written_by,
+            named(topic.written_by),
             kept(topic),
         ]
         for topic in TOPICS
