@@ -6,6 +6,7 @@ Source: RFC 6749, section 4.4.
 import asyncio
 import threading
 import time
+from collections.abc import Callable
 from functools import cache
 
 import httpx
@@ -32,12 +33,12 @@ class TokenRefusedError(TokenError):
 class Tokens(AbstractTokenProvider):  # type: ignore[misc]
     """Gives aiokafka a token for each login. May be asked from several threads, each with a loop of its own."""
 
-    def __init__(self, settings: KafkaSettings) -> None:
-        self._settings = settings
+    def __init__(self, settings: KafkaSettings, clock: Callable[[], float] = time.monotonic) -> None:
+        self._settings, self._clock = settings, clock
         self._turn = threading.Lock()
         self._token: str | None = None
         self._renew_s = self._end_s = 0.0
-        """By time.monotonic."""
+        """By the clock, in seconds."""
 
     async def token(self) -> str:
         """A token that is valid still. Raises: TokenError."""
@@ -45,17 +46,17 @@ class Tokens(AbstractTokenProvider):  # type: ignore[misc]
 
     def _current(self) -> str:
         with self._turn:
-            if self._token is None or time.monotonic() >= self._renew_s:
+            if self._token is None or self._clock() >= self._renew_s:
                 try:
                     self._renew()
                 except TokenError:
                     # The old one will do as long as it lasts.
-                    if self._token is None or time.monotonic() >= self._end_s:
+                    if self._token is None or self._clock() >= self._end_s:
                         raise
             return self._token or ""
 
     def _renew(self) -> None:
-        asked_s = time.monotonic()
+        asked_s = self._clock()
         answer = _asked(self._settings)
         try:
             said = answer.json()

@@ -10,7 +10,7 @@ import subprocess
 import time
 import uuid
 from base64 import urlsafe_b64encode
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -23,10 +23,12 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
 from streams.acls import CLIENTS, Acl
+from streams.connection import connection
 from streams.local import embedded_kafka
 from streams.local.embedded_kafka import EmbeddedKafka
 from streams.settings import KafkaSettings
 from tests.certificates import Authority
+from tests.kafka import kafka_settings
 
 USERS = tuple(f"headgate-{client}" for client in CLIENTS)
 TOKEN_LIFE_S = 300
@@ -44,9 +46,9 @@ class SecureKafka(EmbeddedKafka):
     """The broker; `ours` signs what it trusts, `keys` its tokens."""
 
     def __init__(self, folder: Path) -> None:
-        port, self._controller_port_, self._sasl_port, self._ssl_port = embedded_kafka._free_ports(4)
+        port, controller_port, self._sasl_port, self._ssl_port = embedded_kafka._free_ports(4)
         super().__init__(folder, port)
-        self._controller_port = self._controller_port_
+        self._controller_port = controller_port
         self.ours = Authority(folder / "certificates", "ours")
         self.keys = SigningKeys()
         self._certificate = self.ours.sign("broker")
@@ -72,20 +74,17 @@ class SecureKafka(EmbeddedKafka):
         return KafkaSettings.model_validate(known | more)
 
     async def allow(self, principal: str, acls: Iterable[Acl]) -> None:
-        """Grant what `headgate topics acls` lists. aiokafka has the request and no method for it."""
-        admin = AIOKafkaAdminClient(bootstrap_servers=self.bootstrap_servers)
-        await admin.start()
-        try:
-            for acl in acls:
-                for operation in acl.operations:
-                    pattern = 4 if acl.prefixed else 3
-                    request = CreateAclsRequest(
-                        _RESOURCES[acl.resource], acl.name, pattern, principal, "*", _OPERATIONS[operation], 3
-                    )
-                    answer = await admin._send_request(request)
-                    assert [code for code, _ in answer.creation_responses] == [0], (acl, answer)
-        finally:
-            await admin.close()
+        """Grant what `headgate topics acls` lists."""
+        request = _CreateAcls(
+            [
+                (_RESOURCES[acl.resource], acl.name, 4 if acl.prefixed else 3, principal, "*", _OPERATIONS[op], 3)
+                for acl in acls
+                for op in acl.operations
+            ]
+        )
+        async with requests(kafka_settings(self.bootstrap_servers)) as ask:
+            answer = await ask(request)
+        assert {code for code, _ in answer.creation_responses} == {0}, answer
 
     def _format(self, java: Sequence[str]) -> None:
         cluster_id = "H" + urlsafe_b64encode(uuid.uuid4().bytes).decode()[:21]
@@ -121,10 +120,33 @@ class SecureKafka(EmbeddedKafka):
             f"{sasl}.oauthbearer.sasl.server.callback.handler.class": (
                 f"{_LOGINS}.oauthbearer.OAuthBearerValidatorCallbackHandler"
             ),
+            # Whose token has expired has to log in again.
+            f"{sasl}.oauthbearer.connections.max.reauth.ms": 60_000,
             f"{sasl}.sasl.oauthbearer.jwks.endpoint.url": self._jwks,
             f"{sasl}.sasl.oauthbearer.expected.audience": "kafka",
         }
         return super()._properties() + "".join(f"{key}={value}\n" for key, value in values.items())
+
+
+class _CreateAcls(CreateAclsRequest):
+    """aiokafka's has room for one, and its admin client no method for it."""
+
+    def __init__(self, creations: list[tuple[int, str, int, str, str, int, int]]) -> None:
+        self._creations = creations
+
+    def build(self, request_struct_class: Any) -> Any:
+        return request_struct_class(self._creations)
+
+
+@asynccontextmanager
+async def requests(settings: KafkaSettings) -> AsyncIterator[Callable[[Any], Awaitable[Any]]]:
+    """Sends requests of the protocol as they are, under the settings' principal."""
+    admin = AIOKafkaAdminClient(**connection(settings))
+    await admin.start()
+    try:
+        yield admin._send_request
+    finally:
+        await admin.close()
 
 
 class SigningKeys:
