@@ -15,7 +15,7 @@ from schemas.topics import BACKFILL, DEAD_LETTERS, EVERY_STAGE, INPUTS, RETRY, C
 Operation = Literal["Read", "Write", "Create", "Alter", "Describe", "DescribeConfigs"]
 OPERATIONS: tuple[Operation, ...] = get_args(Operation)
 Resource = Literal["topic", "group", "transactional-id"]
-CLIENTS: tuple[Client, ...] = (*EVERY_STAGE, "scoreboard", "certify", "learning", "helpdesks", "operators")
+CLIENTS: tuple[Client, ...] = get_args(Client)
 
 HELPDESK = "helpdesk"
 """What the names of helpdesks' consumer groups begin with."""

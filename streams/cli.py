@@ -83,11 +83,8 @@ def main() -> None:
     except TopicsError as exc:
         sys.exit(_kafka_failed(str(exc)))
     except KafkaError as exc:
-        sys.exit(
-            _kafka_failed(
-                f"Kafka: {exc} (kafka.bootstrap_servers names the broker, kafka.security_protocol how to speak to it)"
-            )
-        )
+        named = "kafka.bootstrap_servers names the broker, kafka.security_protocol how to speak to it"
+        sys.exit(_kafka_failed(f"Kafka: {exc} ({named})"))
 
 
 def _kafka_failed(text: str) -> int:

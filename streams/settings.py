@@ -385,8 +385,10 @@ def secret(name: str, value: SecretStr | None, file: Path | None) -> str | None:
 
     Raises: SettingsError naming the setting, never the secret.
     """
-    if value is not None or file is None:
-        return value.get_secret_value() if value is not None else None
+    if value is not None:
+        return value.get_secret_value()
+    if file is None:
+        return None
     try:
         return file.read_text("utf-8").strip()
     except (OSError, UnicodeDecodeError) as exc:

@@ -43,7 +43,7 @@ from streams.runtime.stage import Done, Stage, singly
 from streams.settings import KafkaSettings, Settings, SettingsError
 from tests.certificates import Authority
 from tests.fakes import FakeChatServer
-from tests.kafka import kafka_settings, until, write, write_tickets
+from tests.kafka import committed_records, kafka_settings, until, write, write_tickets
 from tests.scoreboard import Scoreboard
 from tests.secure_kafka import SecureKafka, TokenEndpoint, password, requests
 from workers.learning.company import as_ticket, load_company
@@ -139,6 +139,26 @@ async def test_the_slower_delivery_needs_no_more_rights(secure: SecureKafka) -> 
     async with running((toy_router(), own)):
         await write_tickets(secure.bootstrap_servers, PREFIX, ["at-least-once"])
         await until_events(secure, {"at-least-once"})
+
+
+async def test_a_stage_goes_on_once_it_is_allowed_to(secure: SecureKafka, capsys: pytest.CaptureFixture[str]) -> None:
+    """Before, it says what it may not do, and keeps trying."""
+    own = of(secure, "router").model_copy(update={"topic_prefix": "late-"})
+    everything = kafka_settings(secure.bootstrap_servers, "late-", partitions=1)
+    await topic_admin.apply(everything)
+    await write_tickets(secure.bootstrap_servers, "late-", ["t1"])
+    said = ""
+
+    def is_refused() -> bool:
+        nonlocal said
+        said += capsys.readouterr().out
+        return "AuthorizationFailed" in said
+
+    async with running((toy_router(), own)):
+        await until(is_refused)
+        assert "late-" in said
+        await secure.allow("User:headgate-router", acls("router", "late-"))
+        assert await committed_records(secure.bootstrap_servers, "late-events", 1)
 
 
 @pytest.mark.parametrize(
