@@ -138,6 +138,13 @@ async def show(bootstrap_servers: str, prefix: str) -> list[TopicState]:
     ]
 
 
+async def shape_of(bootstrap_servers: str, name: str) -> Shape | None:
+    """A topic as the cluster has it, by its full name; None if it is not there. Raises: TopicsError if no broker
+    answers."""
+    async with _admin(bootstrap_servers) as admin:
+        return (await _shapes(admin, [name])).get(name)
+
+
 async def partition_counts(bootstrap_servers: str, names: Iterable[str]) -> dict[str, int]:
     """How many partitions topics have, by their full names.
 
