@@ -22,6 +22,7 @@ from schemas.topics import ANSWERS
 from streams.letters import iso_time, printable
 from streams.runtime.headers import Replay
 
+DEAD = "dead_lettered"
 ANSWER, HANDOFF, NONE = "answer", "handoff", "none"
 ENDS = (ANSWER, HANDOFF, *(reason.value for reason in HandoffReason), NONE)
 """How a ticket has ended: handoffs also by their reason."""
@@ -118,12 +119,12 @@ class Facts:
         if event.stage == "judge":
             return
         self.spent_usd[event.category] += event.cost_usd  # type: ignore[assignment]
-        if event.outcome not in ("answered", "handed_off", "dead_lettered"):
+        if event.outcome not in ("answered", "handed_off", DEAD):
             return
         if replay:
             self._add_end((replay.id, replay.of), event.outcome)
         self.answered[event.category] += event.outcome == "answered"
-        if event.outcome == "dead_lettered" or (replay and replay.output not in ("", self.output)):
+        if event.outcome == DEAD or (replay and replay.output not in ("", self.output)):
             return
         key, before = (event.tenant, event.ticket_id), self.ends.get((event.tenant, event.ticket_id))
         if before is None or before.as_ != ANSWER:
@@ -142,8 +143,9 @@ class Facts:
         self.ended[each] = outcome
 
     def on_lane(self) -> set[TicketKey]:
-        """Tickets that wait there, or are worked on, for the same output."""
-        return {key for each, key in self.published.items() if each not in self.ended}
+        """Tickets that wait there, or are worked on, for the same output; dead letters from there, which a requeue may
+        bring back, too."""
+        return {key for each, key in self.published.items() if self.ended.get(each, DEAD) == DEAD}
 
     def taken(self, replay_id: str) -> set[TicketKey]:
         """The tickets of one pass."""
@@ -175,7 +177,7 @@ class Fate(StrEnum):
     DUE = "to do"
     FILTERED = "left out by filters"
     ANSWERED = "answered already"
-    ON_LANE = "on the slow lane already"
+    ON_LANE = "on the slow lane already, or dead letters from there"
     NO_END = "not ended: on their way, or dead letters"
     REPEATED = "published twice by their helpdesk"
     TOO_LARGE = "too large with a backfill's headers"
