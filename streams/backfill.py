@@ -157,13 +157,19 @@ class _Run:
         """Put what is due on the slow lane, no faster than it drains; then wait until all of it has ended."""
         before = self.outstanding
         with _bar(self.out) as bar:
-            task = bar.add_task("", total=self.plan.due + before)
+            task = bar.add_task("")
 
             async def follow() -> None:
                 if not await self.topics.follow(self.facts):
                     await asyncio.sleep(LOOK_S)
-                ended = before + self.published - self.outstanding
-                bar.update(task, completed=ended, description=f"{self.outstanding:,} on the slow lane, ended:")
+                published = before + self.published
+                bar.update(
+                    task,
+                    description=f"{self.outstanding:,} on the slow lane, ended:",
+                    completed=published - self.outstanding,
+                    # A ticket that is handed off meanwhile is taken, too.
+                    total=max(before + self.plan.due, published),
+                )
 
             async for chunk in self._chunks(min(CHUNK_RECORDS, most_outstanding)):
                 while self.outstanding + len(chunk.messages) > most_outstanding:

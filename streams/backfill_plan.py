@@ -255,7 +255,8 @@ class Plan:
     def lines(self, since: datetime, answers: int) -> list[tuple[str, str]]:
         """What is told before anything is published. `answers` is how many the cost is known from: those since then."""
         left = [(f"  {fate}", f"{count:,}") for fate in Fate if fate is not Fate.DUE and (count := self.fates[fate])]
-        cost = f"${self.usd:,.4f}: by category, what {answers:,} answers since {since:%Y-%m-%d %H:%M} UTC have cost"
+        basis = f"what {answers:,} answers since {since.astimezone(UTC):%Y-%m-%d %H:%M} UTC have cost"
+        cost = f"${self.usd:,.4f}: by category, {basis}"
         if not answers:
             cost = "unknown: nothing was answered since then"
         return [

@@ -31,6 +31,7 @@ from streams.runtime.headers import REPLAY_ID, REPLAY_OF, REPLAY_OUTPUT
 from streams.runtime.loop import StageLoop
 from streams.runtime.stage import Done, Output, Record, Stage, singly
 from streams.settings import KafkaSettings
+from streams.topics import shape_of
 from tests.kafka import committed_records, ticket, until, write
 from tests.records import a_decision, a_draft, a_verdict
 
@@ -250,6 +251,8 @@ async def test_answers_and_handoffs_go_to_another_topic(settings: KafkaSettings)
     await admin.create_topics(
         [NewTopic(small, 1, 1), NewTopic(large, 1, 1, topic_configs={"max.message.bytes": str(4 * MIB)})]
     )
+    await until(lambda: _is_there(settings, small))
+    await until(lambda: _is_there(settings, large))
     with pytest.raises(BackfillError, match=r"max\.message\.bytes"):
         await run(settings, output="small")
     async with stages(settings, refused=["h001"]):
@@ -266,6 +269,10 @@ async def test_answers_and_handoffs_go_to_another_topic(settings: KafkaSettings)
     assert await found(settings, "answers", 0) == await found(settings, "handoffs", 0) == []
 
 
+async def _is_there(settings: KafkaSettings, topic: str) -> bool:
+    return await shape_of(settings.bootstrap_servers, topic) is not None
+
+
 async def test_a_backfill_that_is_killed_over_and_over_publishes_each_ticket_once(settings: KafkaSettings) -> None:
     """Wherever the kill falls; the last run ends what is left."""
     await past(settings, named(400))
@@ -275,10 +282,10 @@ async def test_a_backfill_that_is_killed_over_and_over_publishes_each_ticket_onc
         "HEADGATE_KAFKA__TRANSACTION_TIMEOUT_S": "3",
     }
     argv = [sys.executable, "-m", "streams.cli", "backfill", "--from", FROM, "--to", TO, "--outstanding", "350"]
-    for after_s in (0.0, 0.01, 0.03, 0.06):
+    for after_s in (0.0, 0.02, 0.05):
         process = await asyncio.create_subprocess_exec(*argv, env={**os.environ, **own}, stdout=asyncio.subprocess.PIPE)
         assert process.stdout
-        await asyncio.wait_for(process.stdout.readuntil(b"estimated cost"), 60)
+        await asyncio.wait_for(process.stdout.readuntil(b"estimated cost"), 100)
         await asyncio.sleep(after_s)
         process.kill()
         await process.wait()
