@@ -71,3 +71,5 @@ class Event(Struct, frozen=True, kw_only=True):
     """This stage's own work on this ticket."""
     age_s: float = 0.0
     """From the ticket's record on the tickets topic to this event."""
+    replay_id: str = ""
+    """Which backfill put the ticket on the slow lane; its age is then from there. Empty for the ticket as it came."""

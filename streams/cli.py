@@ -11,7 +11,7 @@ import typer
 from rich.table import Table
 
 from schemas.events import StageName
-from streams import cli_acls, cli_learn, cli_model
+from streams import cli_acls, cli_learn, cli_model, cli_replay
 from streams.command import FERNWAY, RUNS, console
 from streams.command import failed as _failed
 from streams.command import run as _run
@@ -47,6 +47,7 @@ app.add_typer(audit_app, name="audit")
 app.add_typer(cli_model.app, name="model")
 app.command()(cli_learn.dataset)
 app.command()(cli_learn.learn)
+app.command()(cli_replay.backfill)
 
 Tickets = Annotated[int, typer.Option("--tickets", min=1, help="How many of the example company's test tickets.")]
 PerSecond = Annotated[float, typer.Option("--per-second", min=0.01, help="How fast they are published.")]
@@ -67,6 +68,7 @@ def main() -> None:
     """The console command. Wrong settings and failed steps end with a line, not with a traceback."""
     from aiokafka.errors import KafkaError
 
+    from streams.backfill_plan import BackfillError
     from streams.letters import DeadLettersError
     from streams.local.processes import StepError
     from streams.policy_records import PolicyError
@@ -78,7 +80,7 @@ def main() -> None:
         app()
     except SettingsError as exc:
         sys.exit(_failed(str(exc), 2))
-    except (StepError, BadLineError, DeadLettersError, LearnError, PolicyError, StoreError) as exc:
+    except (StepError, BadLineError, DeadLettersError, BackfillError, LearnError, PolicyError, StoreError) as exc:
         sys.exit(_failed(str(exc), 1))
     except TopicsError as exc:
         sys.exit(_kafka_failed(str(exc)))

@@ -5,16 +5,14 @@ committed records end, may stand before what was committed long ago: a transacti
 is still open holds it back. A requeue that missed a marker so would send twice.
 """
 
-import asyncio
 import sys
-import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import orjson
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.structs import ConsumerRecord
 from rich.console import Console
 from rich.table import Table
@@ -22,10 +20,10 @@ from rich.text import Text
 
 from schemas.topics import DEAD_LETTERS
 from streams.connection import connection
+from streams.exclusive import closed, patience_s
 from streams.letters import (
     UNITS_S,
     Contents,
-    DeadLettersError,
     Filters,
     Letter,
     LetterId,
@@ -35,14 +33,10 @@ from streams.letters import (
     printable,
     summary,
 )
+from streams.read import between
 from streams.runtime.clock import age_s
 from streams.settings import KafkaSettings
 from streams.topics import TopicsError, show
-
-SWEEP_S = 10.0
-"""How often a broker looks for transactions that are past their timeout (its default)."""
-CLOSE_LIMIT_S = 5.0
-"""A client whose broker is gone may never finish closing."""
 
 
 async def print_list(settings: KafkaSettings, filters: Filters, requeued: bool, as_json: bool, out: Console) -> None:
@@ -134,26 +128,8 @@ class DeadLetterTopic:
             if letter := wanted.get(LetterId(record.partition, record.offset)):
                 yield letter, record.value
 
-    async def _read(self, spans: Mapping[TopicPartition, tuple[int, int]]) -> AsyncIterator[ConsumerRecord]:
-        """Committed records from one offset up to another; where a transaction is open, its end is waited for."""
-        ends = {partition: end for partition, (start, end) in spans.items() if start < end}
-        self.committed.assign(list(ends))
-        for partition in ends:
-            self.committed.seek(partition, spans[partition][0])
-        positions = dict.fromkeys(ends, -1)
-        moved_at = time.monotonic()
-        while ends:
-            for partition, records in (await self.committed.getmany(*ends, timeout_ms=200)).items():
-                for record in records:
-                    if record.offset < ends[partition]:
-                        yield record
-            before, positions = positions, {p: await self.committed.position(p) for p in ends}
-            ends = {p: end for p, end in ends.items() if positions[p] < end}
-            if positions != before:
-                moved_at = time.monotonic()
-            elif time.monotonic() - moved_at > self.patience_s:
-                stuck = ", ".join(f"{p.topic}/{p.partition}" for p in ends)
-                raise DeadLettersError(f"{stuck}: the end can't be reached. Kafka is away, or a transaction stays open")
+    def _read(self, spans: Mapping[TopicPartition, tuple[int, int]]) -> AsyncIterator[ConsumerRecord]:
+        return between(self.committed, spans, self.patience_s)
 
 
 @asynccontextmanager
@@ -175,20 +151,7 @@ async def opened(settings: KafkaSettings) -> AsyncIterator[DeadLetterTopic]:
     try:
         await committed.start()
         await uncommitted.start()
-        patience_s = settings.transaction_timeout_s + SWEEP_S + CLOSE_LIMIT_S
-        yield DeadLetterTopic(name, partitions, committed, uncommitted, patience_s)
+        yield DeadLetterTopic(name, partitions, committed, uncommitted, patience_s(settings))
     finally:
         await closed(committed)
         await closed(uncommitted)
-
-
-async def closed(client: AIOKafkaConsumer | AIOKafkaProducer) -> None:
-    """Close a client, within a limit. What it says on its way out changes nothing."""
-    # In a task of its own: of a client that has lost its broker the stop may end with a stray CancelledError, which
-    # here would read as our own cancellation.
-    stopping = asyncio.create_task(client.stop())
-    await asyncio.wait({stopping}, timeout=CLOSE_LIMIT_S)
-    stopping.cancel()
-    await asyncio.wait({stopping}, timeout=CLOSE_LIMIT_S)
-    if stopping.done() and not stopping.cancelled():
-        stopping.exception()  # else it is reported as never seen

@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 import msgspec
 from aiokafka.structs import ConsumerRecord
 
-from streams.runtime.headers import REQUEUE_OF
+from streams.runtime.headers import REPLAY, REQUEUE_OF
 from streams.runtime.stage import Headers, Origin
 
 RESERVED = "headgate-"
@@ -158,13 +158,13 @@ def parse_since(text: str, now: datetime) -> datetime:
             return now - timedelta(seconds=int(match[1]) * UNITS_S[match[2]])
     except OverflowError:
         return datetime.min.replace(tzinfo=UTC)
-    if at := _iso_time(text):
+    if at := iso_time(text):
         return at
     raise DeadLettersError(f"--since {printable(text)}: neither an age like 30m, 2h or 7d, nor an ISO time")
 
 
-def _iso_time(text: str) -> datetime | None:
-    """In UTC if it names no zone: so are the times in headers."""
+def iso_time(text: str) -> datetime | None:
+    """A point in time, in UTC if it names no zone: so are the times in headers. None if it is none."""
     try:
         at = datetime.fromisoformat(text)
     except ValueError:
@@ -183,7 +183,7 @@ def parsed(record: ConsumerRecord) -> Letter | Marker:
         named = ID.fullmatch((dict(headers).get(REQUEUED) or b"").decode("utf-8", "replace"))
         if named:
             return Marker(LetterId(int(named[1]), int(named[2])), written_at)
-    at = _iso_time(added.get(AT, b"").decode("utf-8", "replace")) or written_at
+    at = iso_time(added.get(AT, b"").decode("utf-8", "replace")) or written_at
     id_ = LetterId(record.partition, record.offset)
     return Letter(id_, record.key, len(record.value or b""), headers[:start], added, at)
 
@@ -232,10 +232,10 @@ def obstacle(letter: Letter, partitions: Mapping[str, int]) -> str:
 
 def messages(letter: Letter, body: bytes | None, now: datetime) -> tuple[Message, Message]:
     """The record as it first came, and the marker. Of its headers only reserved ones stay behind, among them the count
-    of earlier attempts: it starts anew."""
+    of earlier attempts: it starts anew. A backfill's stay on it: they say where its answer goes."""
     if not (origin := letter.origin):
         raise ValueError(f"dead letter {letter.id} has no origin")
-    own = tuple((name, value) for name, value in letter.own_headers if not name.startswith(RESERVED))
+    own = tuple((name, value) for name, value in letter.own_headers if not name.startswith(RESERVED) or name in REPLAY)
     names_it = str(letter.id).encode()
     headers = (*own, (REQUEUE_OF, names_it))
     record = Message(letter.id, origin.topic, origin.partition, letter.key, body, headers)

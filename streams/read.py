@@ -1,6 +1,7 @@
 """Read topics as a downstream consumer does: committed records only, decoded."""
 
-from collections.abc import AsyncIterator, Sequence
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -8,13 +9,14 @@ from typing import TypeVar
 
 import structlog
 from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.structs import ConsumerRecord
 from msgspec import Struct
 
 from schemas.codec import PoisonError, decode
 from schemas.topics import Topic
 from streams.connection import connection
 from streams.settings import KafkaSettings
-from streams.topics import partition_counts
+from streams.topics import TopicsError, partition_counts
 
 S = TypeVar("S", bound=Struct)
 
@@ -89,6 +91,34 @@ class Reader:
                     unreadable.append(received.place)
             else:
                 yield value, received
+
+
+async def between(
+    client: AIOKafkaConsumer, spans: Mapping[TopicPartition, tuple[int, int]], patience_s: float
+) -> AsyncIterator[ConsumerRecord]:
+    """Records from one offset up to another, as they stand in Kafka. A client that reads committed ones waits where a
+    transaction is open.
+
+    Raises: TopicsError if there was no progress for `patience_s`.
+    """
+    ends = {partition: end for partition, (start, end) in spans.items() if start < end}
+    client.assign(list(ends))
+    for partition in ends:
+        client.seek(partition, spans[partition][0])
+    positions = dict.fromkeys(ends, -1)
+    moved_at = time.monotonic()
+    while ends:
+        for partition, records in (await client.getmany(*ends, timeout_ms=200)).items():
+            for record in records:
+                if record.offset < ends[partition]:
+                    yield record
+        before, positions = positions, {p: await client.position(p) for p in ends}
+        ends = {p: end for p, end in ends.items() if positions[p] < end}
+        if positions != before:
+            moved_at = time.monotonic()
+        elif time.monotonic() - moved_at > patience_s:
+            stuck = ", ".join(f"{p.topic}/{p.partition}" for p in ends)
+            raise TopicsError(f"{stuck}: the end can't be reached. Kafka is away, or a transaction stays open")
 
 
 def raw(topic: Topic) -> Topic:

@@ -9,15 +9,15 @@ A record and a marker behind its dead letter are published in one transaction. I
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import IllegalOperation, KafkaError, MessageSizeTooLargeError, ProducerFenced
+from aiokafka.errors import IllegalOperation, MessageSizeTooLargeError, ProducerFenced
 from rich.console import Console
 
-from schemas.topics import DEAD_LETTERS, MIB
-from streams.connection import connection
-from streams.dead_letters import CLOSE_LIMIT_S, SWEEP_S, DeadLetterTopic, closed, line, opened
+from schemas.topics import MIB
+from streams.dead_letters import DeadLetterTopic, line, opened
+from streams.exclusive import exclusive_producer, transaction
 from streams.letters import DeadLettersError, Filters, Letter, LetterId, Message, Plan, messages, plan
 from streams.runtime.clock import utc_now
 from streams.settings import KafkaSettings
@@ -61,26 +61,14 @@ async def _planned(topic: DeadLetterTopic, ids: Sequence[LetterId], filters: Fil
 @asynccontextmanager
 async def _only_requeue(settings: KafkaSettings) -> AsyncIterator[AIOKafkaProducer]:
     """The one producer that may requeue: once it has started, no earlier one commits anything."""
-    producer = AIOKafkaProducer(
-        **connection(settings),
-        client_id="headgate-requeue",
-        transactional_id=f"{settings.topic_prefix}headgate-requeue",
-        transaction_timeout_ms=int(settings.transaction_timeout_s * 1000),
-        max_request_size=DEAD_LETTERS.max_message_bytes + MIB,
-        # A record that its producer had compressed may be larger than its topic takes without.
-        compression_type="gzip",
-    )
     try:
-        async with asyncio.timeout(settings.transaction_timeout_s + SWEEP_S):
-            await producer.start()
-        yield producer
+        async with exclusive_producer(settings, "requeue") as producer:
+            yield producer
     except (ProducerFenced, IllegalOperation) as exc:
         raise DeadLettersError("another requeue has begun since; what is listed above stays requeued") from exc
     except TimeoutError as exc:
         again = "run it again, what has been requeued is not sent twice"
         raise DeadLettersError(f"Kafka did not answer in time: {again}") from exc
-    finally:
-        await closed(producer)
 
 
 class _Requeue:
@@ -127,20 +115,11 @@ class _Requeue:
     async def _transaction(self, producer: AIOKafkaProducer, chunk: Chunk) -> set[LetterId]:
         """Send all and commit; or nothing, and return which dead letters are too large for their topic."""
         sends = [message for letter, body in chunk for message in messages(letter, body, utc_now())]
-        try:
-            async with asyncio.timeout(self.settings.transaction_timeout_s):
-                await producer.begin_transaction()
-                too_large = await self._refused(producer, sends)
-                if not too_large:
-                    await producer.commit_transaction()
-                return too_large
-        except BaseException:
-            # Else readers of these topics wait for its timeout. A producer that is fenced or has begun to commit can't
-            # abort, and asserts.
-            with suppress(KafkaError, TimeoutError, AssertionError):
-                async with asyncio.timeout(CLOSE_LIMIT_S):
-                    await producer.abort_transaction()
-            raise
+        async with transaction(producer, self.settings.transaction_timeout_s):
+            too_large = await self._refused(producer, sends)
+            if not too_large:
+                await producer.commit_transaction()
+            return too_large
 
     async def _refused(self, producer: AIOKafkaProducer, sends: Sequence[Message]) -> set[LetterId]:
         """Send; returns on behalf of which dead letters a record was refused for its size."""

@@ -139,6 +139,13 @@ async def show(settings: KafkaSettings) -> list[TopicState]:
     ]
 
 
+async def shape_of(settings: KafkaSettings, name: str) -> Shape | None:
+    """A topic as the cluster has it, by its full name; None if it is not there. Raises: TopicsError if no broker
+    answers."""
+    async with _admin(settings) as admin:
+        return (await _shapes(admin, [name])).get(name)
+
+
 async def partition_counts(settings: KafkaSettings, names: Iterable[str]) -> dict[str, int]:
     """How many partitions topics have, by their full names.
 

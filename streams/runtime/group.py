@@ -7,6 +7,7 @@ from typing import Any
 from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
+from aiokafka.structs import OffsetAndMetadata
 
 from streams.runtime import offset_metadata
 from streams.runtime.offsets import CommitPoint
@@ -21,7 +22,17 @@ STAYS = 3
 async def commit_points(
     admin: AIOKafkaAdminClient, group: str, partitions: Iterable[TopicPartition]
 ) -> dict[TopicPartition, CommitPoint | None]:
-    """Where each partition stands; None where nothing was ever committed. Ask once the former owners are fenced.
+    """Where each partition stands; None where nothing was ever committed. Raises: as `committed`."""
+    return {
+        partition: offset_metadata.decode(found.offset, found.metadata or "") if found else None
+        for partition, found in (await committed(admin, group, partitions)).items()
+    }
+
+
+async def committed(
+    admin: AIOKafkaAdminClient, group: str, partitions: Iterable[TopicPartition]
+) -> dict[TopicPartition, OffsetAndMetadata | None]:
+    """What was last committed; None where nothing ever was. Ask once the former owners are fenced.
 
     Not the consumer's `committed`: it has no metadata, and may answer with what it had read before the fence.
 
@@ -32,12 +43,7 @@ async def commit_points(
         found = await admin.list_consumer_group_offsets(group, partitions=wanted)
         # A coordinator that is loading answers for no partition at all, and the client takes that for an answer.
         if all(partition in found for partition in wanted):
-            return {
-                partition: offset_metadata.decode(found[partition].offset, found[partition].metadata or "")
-                if found[partition].offset >= 0
-                else None
-                for partition in wanted
-            }
+            return {p: found[p] if found[p].offset >= 0 else None for p in wanted}
         await asyncio.sleep(RETRY_S)
     raise KafkaError(f"the coordinator of {group} gave no offsets")
 

@@ -12,6 +12,39 @@ _TRACEPARENT = re.compile(rb"00-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-
 
 REQUEUE_OF = "headgate-requeue-of"
 """On a record that was published again from the dead letters: which of them it was, as PARTITION/OFFSET there."""
+REPLAY_ID, REPLAY_OF, REPLAY_OUTPUT = REPLAY = (
+    "headgate-replay-id",
+    "headgate-replay-of",
+    "headgate-replay-output",
+)
+"""On a past ticket that is on the slow lane again, and on all that the stages make of it there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """Why a ticket is on the slow lane."""
+
+    id: str
+    """One pass of one backfill."""
+    of: str
+    """The past ticket's place, topic/partition/offset."""
+    output: str = ""
+    """The topic for its answer or handoff, without the prefix; empty: where they go always."""
+
+
+def replay_headers(replay: Replay) -> Headers:
+    """The headers that say so."""
+    output = ((REPLAY_OUTPUT, replay.output.encode()),) if replay.output else ()
+    return ((REPLAY_ID, replay.id.encode()), (REPLAY_OF, replay.of.encode()), *output)
+
+
+def read_replay(headers: Headers) -> Replay | None:
+    """What the headers of a record say; None for one that is no replay. To be believed on the slow lane, and of what
+    our stages wrote: a helpdesk may write anything on its tickets, and must not choose by it where answers go."""
+    found = {name: (value or b"").decode("utf-8", "replace") for name, value in headers if name in REPLAY}
+    if not found.get(REPLAY_ID):
+        return None
+    return Replay(found[REPLAY_ID], found.get(REPLAY_OF, ""), found.get(REPLAY_OUTPUT, ""))
 
 
 class OutputHeaders:

@@ -1,6 +1,7 @@
 """From a record's final result to the messages of its transaction."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import msgspec
@@ -10,9 +11,17 @@ from msgspec import Struct
 from schemas.codec import encode
 from schemas.events import Event, StageName
 from schemas.tickets import TicketId
-from schemas.topics import BACKFILL, DEAD_LETTERS, EVENTS, RETRY, SEEN, Topic
+from schemas.topics import ANSWERS, BACKFILL, DEAD_LETTERS, EVENTS, HANDOFFS, RETRY, SEEN, Topic
 from streams.runtime import seen
-from streams.runtime.headers import OutputHeaders, Parked, dead_letter_headers, parked_headers
+from streams.runtime.headers import (
+    OutputHeaders,
+    Parked,
+    Replay,
+    dead_letter_headers,
+    parked_headers,
+    read_replay,
+    replay_headers,
+)
 from streams.runtime.lanes import Lane, lane_of
 from streams.runtime.stage import DeadLetter, Done, Headers, Origin, Output
 
@@ -98,14 +107,26 @@ def messages_for(
     if isinstance(result, DeadLetter):
         yield _buried(source, stage, settled, result, now)
         event = _dead_lettered(stage, settled.origin, result, source, now)
-        outputs: tuple[Output, ...] = (Output(EVENTS, event.ticket_id, event),)
+        outputs: tuple[Output, ...] = ()
     else:
-        outputs = (*result.outputs, Output(EVENTS, result.event.ticket_id, result.event))
+        event, outputs = result.event, result.outputs
+    replay = read_replay(incoming) if slow else None
+    if replay:
+        event = msgspec.structs.replace(event, replay_id=replay.id)
+    carried = replay_headers(replay) if replay else ()
     headers_of = OutputHeaders(stage, settled.origin, now, incoming)
-    for number, output in enumerate(outputs):
-        headers = headers_of.of(type(output.value).__name__, number)
-        twin = slow if slow in output.topic.twins else ""
-        yield Message(output.topic, output.key.encode(), encode(output.value), headers, twin)
+    for number, output in enumerate((*outputs, Output(EVENTS, event.ticket_id, event))):
+        headers = (*headers_of.of(type(output.value).__name__, number), *carried)
+        topic = _destination(output.topic, replay)
+        twin = slow if slow in topic.twins else ""
+        yield Message(topic, output.key.encode(), encode(output.value), headers, twin)
+
+
+def _destination(topic: Topic, replay: Replay | None) -> Topic:
+    """Where a record goes: how a ticket ends may be wanted elsewhere."""
+    if replay and replay.output and topic in (ANSWERS, HANDOFFS):
+        return replace(topic, name=replay.output)
+    return topic
 
 
 def _buried(source: ConsumerRecord, stage: StageName, settled: Settled, letter: DeadLetter, now: float) -> Message:

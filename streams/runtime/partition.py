@@ -21,7 +21,7 @@ from schemas.codec import PoisonError, decode
 from streams.runtime import metrics
 from streams.runtime.canonical_log import report
 from streams.runtime.delivery import Delivery, timed_commit
-from streams.runtime.headers import REQUEUE_OF, Parked, read_parked
+from streams.runtime.headers import REQUEUE_OF, Parked, read_parked, read_replay
 from streams.runtime.lanes import Lane, lane_of
 from streams.runtime.messages import Message, Settled, finished
 from streams.runtime.offsets import CommitPoint, Offsets
@@ -49,7 +49,8 @@ class Work(Struct, Generic[T], eq=False):
     poison: DeadLetter | None = None
     identity: str | None = None
     exempt: bool = False
-    """Whether it is taken in although its identity was seen: it was parked or requeued, and is no helpdesk's retry."""
+    """Whether it is taken in although its identity was seen: it was parked, requeued or backfilled, and is nobody's
+    second try."""
     aside: bool = False
     """Whether it has begun and holds no slot."""
     has_turn: bool = False
@@ -193,7 +194,8 @@ def _read(stage: Stage[T], partition: Partition[T], source: ConsumerRecord) -> W
     work = Work(source, partition, _record(value, source, None), size_bytes=size_bytes)
     if stage.identity:
         work.identity = stage.identity(value)
-        work.exempt = any(name == REQUEUE_OF for name, _ in source.headers)
+        replayed = partition.lane is Lane.BACKFILL and read_replay(source.headers) is not None
+        work.exempt = replayed or any(name == REQUEUE_OF for name, _ in source.headers)
     if partition.lane is Lane.RETRY and (parked := read_parked(source.headers)):
         work.record = _record(value, source, parked)
         work.attempts, work.first_failed_s, work.due_s = parked.attempts, parked.first_failed_s, parked.due_s

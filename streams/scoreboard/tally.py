@@ -92,7 +92,8 @@ def cell_of(event: Event) -> Cell:
         took_tier2=int(event.stage == "tier2" and outcome in ("drafted", "handed_off")),
         reasons=dict(Counter(event.reasons)) if escalated else {},
         cost_pico={event.stage: cost_pico} if cost_pico else {},
-        ages={bucket(event.age_s): 1} if outcome == "answered" else {},
+        # A backfill waits for spare capacity: its ages say nothing of what customers wait for.
+        ages={bucket(event.age_s): 1} if outcome == "answered" and not event.replay_id else {},
     )
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from streams import letters
 from streams.letters import Contents, DeadLettersError, Filters, Letter, LetterId, Marker, contents_of
-from streams.runtime.headers import REQUEUE_OF, dead_letter_headers
+from streams.runtime.headers import REQUEUE_OF, Replay, dead_letter_headers, replay_headers
 from streams.runtime.stage import DeadLetter, Headers, Origin
 
 NOW = datetime(2026, 11, 1, 12, tzinfo=UTC)
@@ -73,6 +73,13 @@ def test_a_requeue_sends_the_record_as_it_came_and_a_marker() -> None:
     assert record.headers == (*OWN, (REQUEUE_OF, b"1/5"))
     assert (marker.topic, marker.partition) == (None, ID.partition)
     assert letters.parsed(a_record(marker.headers, marker.key, marker.value)) == Marker(ID, NOW)
+
+
+def test_a_requeue_of_a_backfills_ticket_goes_on_as_its_backfill() -> None:
+    """Else its answer would go where the backfill's do not."""
+    replay = replay_headers(Replay("b-1", "p-tickets/0/1", "mine"))
+    record, _ = letters.messages(a_letter(died((*OWN, *replay), "p-tier2.backfill/1/9")), b"body", NOW)
+    assert record.headers == (*OWN, *replay, (REQUEUE_OF, b"1/5"))
 
 
 @pytest.mark.parametrize(("key", "value"), [(b"", None), (b"k", None), (None, b"v")])

@@ -2,9 +2,12 @@
 
 from typing import Any
 
+from aiokafka import TopicPartition
+
 from schemas.codec import encode
 from schemas.tickets import Ticket
-from streams.runtime.headers import REQUEUE_OF
+from schemas.topics import BACKFILL
+from streams.runtime.headers import REPLAY_ID, REQUEUE_OF
 from streams.runtime.offsets import CommitPoint
 from streams.runtime.seen import SeenTickets, _remember, mark
 from tests.dispatching import (
@@ -162,6 +165,22 @@ async def test_a_requeued_ticket_is_done_again() -> None:
         worker.calls[0].end()
         await all_settled(process, delivery, 2)
         assert (len(worker.calls), delivery.names("seen")) == (1, ["a"])
+
+
+async def test_a_backfilled_ticket_is_done_again_on_the_slow_lane_only() -> None:
+    """A backfill takes care by itself; a helpdesk that writes its header on a live ticket gains nothing."""
+    header = [(REPLAY_ID, b"b-1")]
+    for twin, answers in ((BACKFILL, ["a"]), ("", [])):
+        worker, seen, at = Worker(), memory(), TopicPartition("tickets" + twin, 0)
+        seen.add("a", 10_000.0)
+        async with processing(worker, **ONCE) as process:
+            record = polled(0, "a", at, written_s=10_100.0, headers=header)
+            delivery = process.poll(process.open(twin=twin, seen=seen), record)
+            await until(lambda worker=worker, delivery=delivery: bool(worker.calls or delivery.commits))  # type: ignore[misc]
+            for call in worker.calls:
+                call.end()
+            await all_settled(process, delivery, 1)
+            assert answered(delivery) == answers
 
 
 async def test_without_a_memory_nothing_is_a_duplicate() -> None:

@@ -9,11 +9,14 @@ from hypothesis import strategies as st
 from streams.runtime.headers import (
     OutputHeaders,
     Parked,
+    Replay,
     dead_letter_headers,
     next_traceparent,
     own_headers,
     parked_headers,
     read_parked,
+    read_replay,
+    replay_headers,
 )
 from streams.runtime.stage import DeadLetter, Origin
 
@@ -118,3 +121,10 @@ def test_a_life_that_cannot_be_read_is_none(name: str, garbage: bytes | None) ->
     assert read_parked(tuple(broken.items())) is None  # type: ignore[arg-type]
     del headers[f"headgate-parked-{name}"]
     assert read_parked(tuple(headers.items())) is None
+
+
+@pytest.mark.parametrize("replay", [Replay("b-1", "tickets/3/42"), Replay("b-1", "tickets/3/42", "mine")])
+def test_a_replay_survives_as_headers(replay: Replay) -> None:
+    """Among a record's own; one without an id is none."""
+    assert read_replay((*INCOMING, *replay_headers(replay))) == replay
+    assert read_replay((*INCOMING, *replay_headers(replay)[1:])) is None

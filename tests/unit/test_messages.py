@@ -8,9 +8,9 @@ from aiokafka.structs import ConsumerRecord
 from schemas.events import Event
 from schemas.seen import Seen
 from schemas.topics import ANSWERS, BACKFILL, DEAD_LETTERS, DRAFTS, EVENTS, RETRY, SEEN, TICKETS, Topic
-from streams.runtime.headers import Parked, read_parked
+from streams.runtime.headers import Parked, Replay, read_parked, read_replay, replay_headers
 from streams.runtime.messages import Message, Settled, finished, messages_for
-from streams.runtime.stage import DeadLetter, Done, Origin, Output
+from streams.runtime.stage import DeadLetter, Done, Headers, Origin, Output
 from tests.records import AT, a_ticket
 
 ORIGIN = Origin("tickets", 0, 7)
@@ -18,8 +18,10 @@ HEADERS = (("own", b"\x00"),)
 PARKED = Parked(ORIGIN, written_s=1.0, attempts=2, first_failed_s=1.5, due_s=40.0)
 
 
-def source(key: bytes | None = b"t1", value: bytes | None = b"{}") -> ConsumerRecord[Any, Any]:
-    return ConsumerRecord("tickets", 0, 7, 1000, 0, key, value, None, 0, 0, HEADERS)
+def source(
+    key: bytes | None = b"t1", value: bytes | None = b"{}", headers: Headers = HEADERS
+) -> ConsumerRecord[Any, Any]:
+    return ConsumerRecord("tickets", 0, 7, 1000, 0, key, value, None, 0, 0, headers)
 
 
 def done(body: str = "x", topic: Topic = ANSWERS) -> Done:
@@ -144,3 +146,22 @@ def test_what_comes_by_the_slow_lane_stays_on_it() -> None:
     names = [m.topic_name for m in messages(done(topic=DRAFTS), source(), "t1", origin)]
     assert names == ["seen" + BACKFILL, "drafts" + BACKFILL, "events"]
     assert [m.topic_name for m in messages(done(), source(), origin=origin)] == ["answers", "events"]
+
+
+def test_a_backfills_headers_go_on_with_all_that_is_made_of_its_ticket() -> None:
+    """And its event has the id. On the live lane the same headers are a helpdesk's own, and go nowhere."""
+    replay, slow = Replay("b-1", "tickets/0/3", "mine"), Origin("drafts" + BACKFILL, 0, 7)
+    of = source(headers=replay_headers(replay))
+    answer, event = messages(done(), of, origin=slow)
+    assert (answer.topic_name, answer.topic.max_message_bytes) == ("mine", ANSWERS.max_message_bytes)
+    assert event.topic is EVENTS
+    assert read_replay(answer.headers) == read_replay(event.headers) == replay
+    assert msgspec.json.decode(event.value or b"", type=Event).replay_id == "b-1"
+    draft, _ = messages(done(topic=DRAFTS), of, origin=slow)
+    assert (draft.topic_name, read_replay(draft.headers)) == ("drafts" + BACKFILL, replay)
+    letter, event = messages(DeadLetter("r"), of, origin=slow)
+    assert read_replay(letter.headers) == read_replay(event.headers) == replay
+    assert [(m.topic_name, read_replay(m.headers)) for m in messages(done(), of)] == [
+        ("answers", None),
+        ("events", None),
+    ]

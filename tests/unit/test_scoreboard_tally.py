@@ -96,6 +96,12 @@ def test_an_age_that_is_none_ends_nothing(age_s: float) -> None:
     assert upper_s(bucket(age_s)) > 0
 
 
+def test_a_backfills_age_is_not_what_customers_wait() -> None:
+    """Its answers and costs count like any."""
+    cell = cell_of(an_event(age_s=9e5, cost_usd=0.5, replay_id="b-1"))
+    assert (cell.answered, cell.ages, bool(cell.cost_pico)) == (1, {}, True)
+
+
 def test_no_ages_have_no_quantile() -> None:
     """Without answers there is no latency, and not one of 0 s."""
     assert quantile_s({}, 0.5) is None

@@ -72,6 +72,15 @@ def test_tickets_of_other_policies_and_copies_are_not_counted() -> None:
     assert not trial.beside
 
 
+def test_a_backfill_is_no_part_of_a_trial() -> None:
+    """It waits for spare capacity, which says nothing of a policy."""
+    trial = a_trial(100)
+    number = int(min(trial.tried)[1][1:])
+    trial.add(event(number, stage="checker", outcome="answered", age_s=9e5, replay_id="b-1"))
+    trial.add(event(2_000_000, policy_version="v2", replay_id="b-1"))
+    assert trial == a_trial(100)
+
+
 def test_no_ticket_is_taken_in_past_the_last_look() -> None:
     """A candidate may stay for weeks."""
     trial = Trial(BOTH, 10)

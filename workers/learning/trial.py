@@ -24,7 +24,9 @@ class Trial:
     beside: dict[TicketKey, Journey] = field(default_factory=dict)
 
     def add(self, event: Event) -> None:
-        """A judge's work is not the ticket's: it isn't counted."""
+        """A judge's work is not the ticket's: it isn't counted. Nor is a backfill's: it waits for spare capacity."""
+        if event.replay_id:
+            return
         key = (event.tenant, event.ticket_id)
         if event.stage == "router":
             self._begin(key, event)
