@@ -9,6 +9,7 @@ from schemas.answers import Answer, Handoff
 from schemas.audits import Audit
 from schemas.drafts import Draft
 from schemas.events import Event
+from schemas.forgotten import Forgotten
 from schemas.labels import Feedback, Label
 from schemas.policy import Policy
 from schemas.seen import Seen
@@ -105,6 +106,10 @@ SPEND = Topic(
 )
 SPEND_SNAPSHOTS = Topic("spend-snapshots", SpendSnapshot, "book", "tier2", "tier2", cleanup="compact", partitions=1)
 """Where a process that starts begins to read `spend`."""
+FORGOTTEN = Topic(
+    "forgotten", Forgotten, "a customer's digest", "headgate forget", "learning", cleanup="compact", partitions=1
+)
+"""Whose tickets nothing may be learned from: data sets and models outlive every other topic."""
 DEAD_LETTERS = Topic(
     "dead-letters",
     None,
@@ -131,6 +136,7 @@ TOPICS: tuple[Topic, ...] = (
     SEEN,
     SPEND,
     SPEND_SNAPSHOTS,
+    FORGOTTEN,
     DEAD_LETTERS,
 )
 

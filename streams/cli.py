@@ -47,6 +47,7 @@ app.add_typer(cli_model.app, name="model")
 app.command()(cli_learn.dataset)
 app.command()(cli_learn.learn)
 app.command()(cli_doctor.doctor)
+app.command()(cli_doctor.forget)
 
 Tickets = Annotated[int, typer.Option("--tickets", min=1, help="How many of the example company's test tickets.")]
 PerSecond = Annotated[float, typer.Option("--per-second", min=0.01, help="How fast they are published.")]

@@ -1,6 +1,7 @@
 """`headgate doctor` and `headgate forget`: for whoever runs it."""
 
 import logging
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -25,3 +26,25 @@ def doctor(as_json: AsJson = False) -> None:
     else:
         examination.show(findings, console)
     raise typer.Exit(1 if examination.count(findings, "wrong") else 0)
+
+
+def forget(
+    customer: Annotated[str, typer.Option("--customer", help="The customer_id, as the helpdesk's tickets have it.")],
+    tenant: Annotated[str, typer.Option("--tenant", help="The tenant that the id belongs to.")] = "default",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what there is.")] = False,
+    data: Annotated[
+        list[Path] | None, typer.Option("--data", help="A data set's folder, to look for the customer's rows in.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Leave a customer out of all learning from now on, write tombstones, and say what remains and until when."""
+    from streams.forget import forget, print_json, show
+
+    if not customer:
+        # Tickets without an id are nobody's, and many.
+        raise typer.BadParameter("--customer is empty")
+    report = run(forget(load(), tenant, customer, dry_run, data or []))
+    if as_json:
+        print_json(report)
+    else:
+        show(report, console)

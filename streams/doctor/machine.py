@@ -3,7 +3,7 @@
 import shutil
 from pathlib import Path
 
-from streams.doctor.finding import Finding
+from streams.doctor.finding import Finding, Verdict
 from streams.settings import Settings
 from workers.store import ModelStore
 
@@ -37,5 +37,5 @@ def judged_disk(folder: str, free_bytes: int) -> Finding:
     said = f"{free_bytes / GIB:.1f} GiB free at {folder}"
     if free_bytes >= TIGHT_BYTES:
         return Finding(MACHINE, "disk", "ok", said)
-    verdict = "wrong" if free_bytes < FULL_BYTES else "warning"
+    verdict: Verdict = "wrong" if free_bytes < FULL_BYTES else "warning"
     return Finding(MACHINE, "disk", verdict, said, "free some: old versions in the model store, logs in .headgate")

@@ -11,7 +11,7 @@ import httpx
 import msgspec
 from msgspec import Struct
 
-from streams.doctor.finding import Finding, shortened
+from streams.doctor.finding import Finding, Verdict, shortened
 from streams.settings import Settings, Tier1Settings
 from streams.tier2 import frontier_config
 from workers.tier1.models import load_models, single
@@ -148,7 +148,7 @@ def judged_date(subject: str, date: str, began_s: float, ended_s: float) -> Find
     if apart_s <= APART_S:
         return Finding(subject, "clock", "ok", "this machine's is the server's, to some seconds")
     ahead = "ahead of" if began_s > server_s else "behind"
-    verdict = "wrong" if apart_s > WRONG_S else "warning"
+    verdict: Verdict = "wrong" if apart_s > WRONG_S else "warning"
     return Finding(
         subject, "clock", verdict, f"this machine's is {apart_s:.0f} s {ahead} the server's", "let NTP set it"
     )

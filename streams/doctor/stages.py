@@ -9,7 +9,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 from schemas.events import StageName
 from schemas.topics import DEAD_LETTERS
 from streams.doctor.cluster import coordinator
-from streams.doctor.finding import Finding
+from streams.doctor.finding import Finding, Verdict
 from streams.letters import ID, REASON, REQUEUED, printable
 from streams.read import Received, raw, reader
 from streams.runtime.clock import utc_now
@@ -58,7 +58,7 @@ def _judged_stage(stage: StageName, count: int, rows: Iterable[StageBacklog], ka
     oldest_s = max((row.oldest_s for row in rows if row.oldest_s is not None), default=0.0)
     said = f"{count or 'no'} process{'es' if count > 1 else ''}, {waiting} unfinished"
     if not count:
-        verdict = "wrong" if waiting and stage not in OPTIONAL else "warning"
+        verdict: Verdict = "wrong" if waiting and stage not in OPTIONAL else "warning"
         return Finding(STAGES, stage, verdict, said, f"headgate run {stage}")
     if oldest_s > kafka.live_objective_s:
         said = f"{said}, the oldest for {oldest_s:.0f} s"
