@@ -71,7 +71,7 @@ def judged_tier1(config: Tier1Settings, names: Sequence[str], status: int, body:
     known = {model.id for model in listed}
     if any(model.owned_by == ANY_NAME for model in listed) or known >= set(names):
         return Finding(TIER1, "server", "ok", f"{where}; model {shortened(names)}")
-    said = f"{where} and has no {shortened(sorted(set(names) - known))}; it has {shortened(sorted(known))}"
+    said = f"{where} and has no {shortened(sorted(set(names) - known))}; it has {shortened(sorted(known)) or 'none'}"
     return Finding(TIER1, "server", "wrong", said, f"set tier1.{'models' if config.models else 'model'}, or load it")
 
 
