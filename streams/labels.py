@@ -35,7 +35,6 @@ class Join:
     """Records that are none of ours."""
     complaints: int = 0
     """Labels of feedback: they come from tickets that chose themselves, and an audit's label must not give way."""
-
     forgotten: int = 0
     """Records of customers who are forgotten."""
 
