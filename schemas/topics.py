@@ -10,6 +10,7 @@ from schemas.answers import Answer, Handoff
 from schemas.audits import Audit
 from schemas.drafts import Draft
 from schemas.events import Event, StageName
+from schemas.forgotten import Forgotten
 from schemas.labels import Feedback, Label
 from schemas.policy import Policy
 from schemas.seen import Seen
@@ -140,6 +141,16 @@ SPEND_SNAPSHOTS = Topic(
     partitions=1,
 )
 """Where a process that starts begins to read `spend`."""
+FORGOTTEN = Topic(
+    "forgotten",
+    Forgotten,
+    "a customer's digest",
+    ("operators",),
+    ("learning", "operators"),
+    cleanup="compact",
+    partitions=1,
+)
+"""Whose tickets nothing may be learned from: data sets and models outlive every other topic."""
 DEAD_LETTERS = Topic(
     "dead-letters",
     None,
@@ -166,6 +177,7 @@ TOPICS: tuple[Topic, ...] = (
     SEEN,
     SPEND,
     SPEND_SNAPSHOTS,
+    FORGOTTEN,
     DEAD_LETTERS,
 )
 

@@ -11,7 +11,7 @@ import typer
 from rich.table import Table
 
 from schemas.events import StageName
-from streams import cli_acls, cli_learn, cli_model, cli_replay
+from streams import cli_acls, cli_doctor, cli_learn, cli_model, cli_replay
 from streams.command import FERNWAY, RUNS, console
 from streams.command import failed as _failed
 from streams.command import run as _run
@@ -48,6 +48,8 @@ app.add_typer(cli_model.app, name="model")
 app.command()(cli_learn.dataset)
 app.command()(cli_learn.learn)
 app.command()(cli_replay.backfill)
+app.command()(cli_doctor.doctor)
+app.command()(cli_doctor.forget)
 
 Tickets = Annotated[int, typer.Option("--tickets", min=1, help="How many of the example company's test tickets.")]
 PerSecond = Annotated[float, typer.Option("--per-second", min=0.01, help="How fast they are published.")]

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from schemas.labels import Label
 from schemas.tickets import Ticket, TicketKey, Tier
 from schemas.topics import BACKFILL, LABELS, TICKETS
-from streams.read import records
+from streams.forgotten import learnable, suppressed
 from streams.settings import KafkaSettings
 from workers.learning.cold_start import Reservoir
 from workers.learning.labels import LabelledOutcome
@@ -35,6 +35,8 @@ class Join:
     """Records that are none of ours."""
     complaints: int = 0
     """Labels of feedback: they come from tickets that chose themselves, and an audit's label must not give way."""
+    forgotten: int = 0
+    """Records of customers who are forgotten."""
 
     def add_label(self, label: Label) -> None:
         if label.source == "feedback":
@@ -61,7 +63,7 @@ class Join:
         return (
             f"{len(self.outcomes)} labelled tickets; left out: {self.without_ticket} whose ticket is no longer on its "
             f"topic, {self.replaced} labels replaced by later ones, {self.complaints} of feedback, "
-            f"{self.unreadable} records that can't be read"
+            f"{self.unreadable} records that can't be read, {self.forgotten} of customers who are forgotten"
         )
 
 
@@ -88,12 +90,12 @@ async def read_labels(settings: KafkaSettings) -> Join:
 
     Raises: TopicsError if the broker can't be reached or a topic is not there.
     """
-    join, unreadable = Join(), list[str]()
-    async for label, _ in records(settings, Label, LABELS, unreadable=unreadable):
+    join, unreadable, without = Join(), list[str](), await suppressed(settings)
+    async for label, _ in learnable(settings, Label, LABELS, without=without, unreadable=unreadable):
         join.add_label(label)
-    async for ticket, _ in records(settings, Ticket, *ALL_TICKETS, unreadable=unreadable):
+    async for ticket, _ in learnable(settings, Ticket, *ALL_TICKETS, without=without, unreadable=unreadable):
         join.add_ticket(ticket)
-    join.unreadable = len(unreadable)
+    join.unreadable, join.forgotten = len(unreadable), without.left_out
     return join
 
 
@@ -102,7 +104,7 @@ async def read_tickets(settings: KafkaSettings, sample: Reservoir[LabelledOutcom
 
     Raises: TopicsError as `read_labels`.
     """
-    unreadable = list[str]()
-    async for ticket, _ in records(settings, Ticket, *ALL_TICKETS, unreadable=unreadable):
+    unreadable, without = list[str](), await suppressed(settings)
+    async for ticket, _ in learnable(settings, Ticket, *ALL_TICKETS, without=without, unreadable=unreadable):
         sample.add(LabelledOutcome(text=ticket_text(ticket)))
     return len(unreadable)

@@ -21,11 +21,11 @@ from schemas.policy import Policy
 from schemas.tickets import Ticket, TicketKey
 from schemas.topics import ANSWERS, LABELS, Topic
 from streams.audits import ALL_AUDITS
+from streams.forgotten import learnable, suppressed
 from streams.labels import ALL_TICKETS
 from streams.learn import LearnError, learning
 from streams.policies import load_policy
 from streams.policy_records import read_shelf
-from streams.read import records
 from streams.runtime.clock import utc_now
 from streams.settings import KafkaSettings, Settings
 from workers.knowledge import load_knowledge
@@ -40,6 +40,7 @@ from workers.learning.datasets import (
     threshold_rows,
 )
 from workers.learning.distillation import HELD_OUT_SHARE, Plan, Sent, candidates, distil, plain
+from workers.learning.forgetting import Suppressed
 from workers.learning.provenance import (
     HELD_OUT,
     POLICY,
@@ -50,6 +51,7 @@ from workers.learning.provenance import (
     Placed,
     Setting,
     contents,
+    counted,
     write,
 )
 from workers.router.classifier import Classifier
@@ -76,7 +78,7 @@ async def make(kind: Kind, settings: Settings, out: Path, command: str) -> Manif
     Raises: LearnError if there is nothing to write, the folder can't be written, or a knowledge file or a router model
     can't be used; TopicsError if the broker can't be reached or a topic is not there.
     """
-    topics = Topics(settings.kafka)
+    topics = Topics(settings.kafka, await suppressed(settings.kafka))
     labels = await topics.read(Label, LABELS)
     with learning():
         match kind:
@@ -94,7 +96,7 @@ async def make(kind: Kind, settings: Settings, out: Path, command: str) -> Manif
             made_at=utc_now(),
             command=command,
             files={name: each.file for name, each in found.files.items()},
-            left_out=dict(found.left_out),
+            left_out=dict(found.left_out) | topics.left_out(),
             unreadable=len(topics.unreadable),
             settings=dict(found.settings),
         )
@@ -150,9 +152,14 @@ async def _tier1(topics: "Topics", labels: Sequence[Placed[Label]], settings: Se
 class Topics:
     """Reads the topics' committed records; counts those that are none of ours."""
 
-    def __init__(self, settings: KafkaSettings) -> None:
+    def __init__(self, settings: KafkaSettings, without: Suppressed) -> None:
         self.unreadable: list[str] = []
         self._settings = settings
+        self._without = without
+
+    def left_out(self) -> dict[str, int]:
+        """Records of customers who are forgotten."""
+        return counted({LeftOut.FORGOTTEN: self._without.left_out})
 
     async def read(self, record_type: type[S], *topics: Topic) -> list[Placed[S]]:
         """All that is there. Raises: TopicsError if the broker can't be reached or a topic is not there."""
@@ -180,5 +187,6 @@ class Topics:
         return found, {str(reason): count for reason, count in left_out.items() if count}
 
     async def _records(self, record_type: type[S], topics: Sequence[Topic]) -> AsyncIterator[Placed[S]]:
-        async for value, received in records(self._settings, record_type, *topics, unreadable=self.unreadable):
+        found = learnable(self._settings, record_type, *topics, without=self._without, unreadable=self.unreadable)
+        async for value, received in found:
             yield Placed(value, received.place)

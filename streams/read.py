@@ -34,6 +34,8 @@ class Received:
     partition: int
     offset: int
     key: bytes | None = None
+    written_s: float = 0.0
+    """The record's time, seconds since the epoch."""
 
     @property
     def place(self) -> str:
@@ -67,6 +69,7 @@ class Reader:
             record.partition,  # type: ignore[attr-defined]
             record.offset,  # type: ignore[attr-defined]
             record.key,  # type: ignore[attr-defined]
+            record.timestamp / 1000,  # type: ignore[attr-defined]
         )
 
     async def until_end(self) -> AsyncIterator[Received]:

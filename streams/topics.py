@@ -6,7 +6,7 @@ and never removes or changes what is there; what differs it reports.
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -26,6 +26,10 @@ POLL_S = 0.05
 
 RETENTION, CLEANUP, MAX_BYTES = "retention.ms", "cleanup.policy", "max.message.bytes"
 TIME = "message.timestamp.type"
+MIN_IN_SYNC = "min.insync.replicas"
+KEYS = (RETENTION, CLEANUP, MAX_BYTES, TIME)
+INTERNAL = ("__consumer_offsets", "__transaction_state")
+"""Kafka's own topics that exactly once rests on."""
 
 
 class TopicsError(Exception):
@@ -69,8 +73,33 @@ class TopicState:
         return len(self.leaders)
 
 
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """What the settings ask for, and what the cluster has."""
+
+    brokers: int
+    wanted: Mapping[str, Shape]
+    found: Mapping[str, Shape]
+    """Of those that exist; the config holds MIN_IN_SYNC, too."""
+    leaderless: tuple[str, ...]
+    """Partitions, as topic/number; here as below."""
+    behind: tuple[str, ...]
+    """Those that fewer brokers have in full than should."""
+    internal_copies: Mapping[str, int]
+    """Of Kafka's own topics."""
+
+
+def wanted_shapes(settings: KafkaSettings) -> dict[str, Shape]:
+    """What the table and the settings ask for, by full names."""
+    prefix, partitions, copies = settings.topic_prefix, settings.partitions, settings.replication_factor
+    return {
+        name: wanted_shape(topic, partitions, copies, twin=name.removeprefix(prefix + topic.name))
+        for name, topic in all_names(prefix).items()
+    }
+
+
 def wanted_shape(topic: Topic, partitions: int, replication_factor: int, twin: str = "") -> Shape:
-    """What the table and the settings ask for."""
+    """The same of one topic."""
     return Shape(
         partitions=topic.partitions or partitions,
         replication_factor=replication_factor,
@@ -84,15 +113,16 @@ def wanted_shape(topic: Topic, partitions: int, replication_factor: int, twin: s
     )
 
 
+def differing(wanted: Shape, found: Shape) -> dict[str, str]:
+    """The settings of a topic that are not as wanted, with the values that are."""
+    return {key: value for key, value in wanted.config.items() if found.config.get(key) != value}
+
+
 def decide(name: str, wanted: Shape, found: Shape | None) -> Applied:
     """What to do about one topic. Partitions are only ever added: Kafka can't take one away without its records."""
     if found is None:
         return Applied(name, "created", wanted.partitions)
-    drift = [
-        f"{key} is {found.config.get(key)}, wanted {value}"
-        for key, value in wanted.config.items()
-        if found.config.get(key) != value
-    ]
+    drift = [f"{key} is {found.config.get(key)}, wanted {value}" for key, value in differing(wanted, found).items()]
     if found.replication_factor != wanted.replication_factor:
         drift.append(f"replication factor is {found.replication_factor}, wanted {wanted.replication_factor}")
     if found.partitions > wanted.partitions:
@@ -106,11 +136,7 @@ async def apply(settings: KafkaSettings, limit_s: float = READY_LIMIT_S) -> list
 
     Raises: TopicsError if no broker answers, one refuses, or a partition (named) has no leader within `limit_s`.
     """
-    prefix, partitions, copies = settings.topic_prefix, settings.partitions, settings.replication_factor
-    wanted = {
-        name: wanted_shape(topic, partitions, copies, twin=name.removeprefix(prefix + topic.name))
-        for name, topic in all_names(prefix).items()
-    }
+    wanted = wanted_shapes(settings)
     async with _admin(settings) as admin:
         found = await _shapes(admin, wanted)
         applied = [decide(name, shape, found.get(name)) for name, shape in wanted.items()]
@@ -144,6 +170,37 @@ async def shape_of(settings: KafkaSettings, name: str) -> Shape | None:
     answers."""
     async with _admin(settings) as admin:
         return (await _shapes(admin, [name])).get(name)
+
+
+async def survey(settings: KafkaSettings) -> Survey:
+    """Look at the cluster and change nothing.
+
+    Raises: TopicsError if no broker answers or one refuses.
+    """
+    wanted = wanted_shapes(settings)
+    async with _admin(settings) as admin:
+        brokers = len((await admin.describe_cluster())["brokers"])
+        described = await _described(admin, (*wanted, *INTERNAL))
+        ours = {name: described[name] for name in wanted if name in described}
+        configs = await _configs(admin, ours, (*KEYS, MIN_IN_SYNC))
+    each = [(f"{name}/{p['partition']}", p) for name, parts in ours.items() for p in parts]
+    return Survey(
+        brokers,
+        wanted,
+        {name: _shape(parts, configs[name]) for name, parts in ours.items()},
+        leaderless=tuple(place for place, p in each if p["leader"] < 0),
+        behind=tuple(place for place, p in each if p["leader"] >= 0 and len(p["isr"]) < len(p["replicas"])),
+        internal_copies={name: len(described[name][0]["replicas"]) for name in INTERNAL if name in described},
+    )
+
+
+async def configs_of(settings: KafkaSettings, names: Iterable[str], keys: Iterable[str]) -> dict[str, dict[str, str]]:
+    """Settings in effect of those of the topics that exist.
+
+    Raises: TopicsError if no broker answers or one refuses.
+    """
+    async with _admin(settings) as admin:
+        return await _configs(admin, await _described(admin, names), keys)
 
 
 async def partition_counts(settings: KafkaSettings, names: Iterable[str]) -> dict[str, int]:
@@ -193,15 +250,17 @@ async def _leaders(admin: AIOKafkaAdminClient, names: Iterable[str]) -> dict[str
 async def _shapes(admin: AIOKafkaAdminClient, names: Iterable[str]) -> dict[str, Shape]:
     described = await _described(admin, names)
     configs = await _configs(admin, described)
-    return {
-        name: Shape(len(partitions), len(partitions[0]["replicas"]), configs[name])
-        for name, partitions in described.items()
-    }
+    return {name: _shape(partitions, configs[name]) for name, partitions in described.items()}
 
 
-async def _configs(admin: AIOKafkaAdminClient, names: Iterable[str]) -> dict[str, dict[str, str]]:
-    keys = dict.fromkeys((RETENTION, CLEANUP, MAX_BYTES, TIME))
-    resources = [ConfigResource(ConfigResourceType.TOPIC, name, keys) for name in names]
+def _shape(partitions: Sequence[Mapping[str, Any]], config: Mapping[str, str]) -> Shape:
+    return Shape(len(partitions), len(partitions[0]["replicas"]), config)
+
+
+async def _configs(
+    admin: AIOKafkaAdminClient, names: Iterable[str], keys: Iterable[str] = KEYS
+) -> dict[str, dict[str, str]]:
+    resources = [ConfigResource(ConfigResourceType.TOPIC, name, dict.fromkeys(keys)) for name in names]
     configs: dict[str, dict[str, str]] = {}
     if not resources:
         return configs

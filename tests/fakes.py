@@ -28,6 +28,8 @@ class FakeChatServer:
         self.unknown = ""
         """A field that it refuses."""
         self.headers: dict[str, str] = {}
+        self.names: tuple[str, ...] = ()
+        """Models that it lists."""
         self.bodies: list[dict[str, Any]] = []
         self.in_flight = self.most_in_flight = 0
 
@@ -59,7 +61,7 @@ class FakeChatServer:
         )
 
     async def models(self, _: web.Request) -> web.Response:
-        return web.json_response({"object": "list", "data": []})
+        return web.json_response({"object": "list", "data": [{"id": name} for name in self.names]})
 
     @asynccontextmanager
     async def serving(self) -> AsyncIterator[str]:

@@ -16,6 +16,8 @@ import httpx
 import msgspec
 import pytest
 
+from streams.doctor import providers
+from streams.settings import Settings, Tier1Settings
 from tests.contract import engine_suite
 from tests.contract.engine_suite import asking
 from tests.fakes import FakeChatServer, raw_server
@@ -276,3 +278,10 @@ async def test_the_key_is_sent_and_never_shown() -> None:
     assert "canary" not in repr(keyed)
     async with OpenAIEngine(keyed) as engine:
         assert engine._client.headers["authorization"] == "Bearer sk-canary"
+
+
+async def test_the_doctor_takes_llama_cpp_for_a_server_of_any_model(llama_cpp: str) -> None:
+    """It lists its file, and answers to whichever name it is asked by."""
+    settings = Settings().model_copy(update={"tier1": Tier1Settings(base_url=llama_cpp, model="any")})
+    (found,) = await providers.tier1(settings)
+    assert (found.verdict, "model any" in found.said) == ("ok", True)

@@ -99,6 +99,7 @@ LEAST: dict[str, dict[str, Any]] = {
         "at": AT,
     },
     "Policy": {"scope": "*", "version": "v1", "default": THRESHOLDS},
+    "Forgotten": {"at": AT},
     "Seen": {"at": AT, "origin": "tickets/0/7"},
     "SpendEntry": {"step": {"type": "reserve", "id": "a-1", "tenant": "default", "micro_usd": 7}},
     "SpendSnapshot": {"offset": 3, "newest_s": 1.5, "windows": [], "pending": []},

@@ -58,6 +58,7 @@ class LeftOut(StrEnum):
     TOO_LONG = "longer than tier-1 may answer"
     UNFOUNDED = "a figure that stands nowhere in tier-1's prompt"
     PERSONAL_DATA = "the answer holds personal data"
+    FORGOTTEN = "a record of a customer who is forgotten"
     HELD_OUT_TWIN = "asks what a held-out ticket asks"
 
 

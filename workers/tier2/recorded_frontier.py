@@ -6,7 +6,7 @@ For the demo and the tests: tier-2's client can't tell it from a provider, peopl
 can: every response carries `x-headgate-recording: true` and the start says so.
 It enforces rate limits and keeps books as a provider does. Asked as a judge, it
 grades by the ticket's rubric. POST /v1/messages, POST /v1/chat/completions,
-GET /health, GET /ledger; PUT /limits for tests.
+GET /v1/models/NAME, GET /health, GET /ledger; PUT /limits for tests.
 """
 
 import argparse
@@ -102,6 +102,17 @@ class RecordedFrontier:
         except RefusedError as exc:
             return self._refusal(provider, exc, request_id)
         return await self._finish(request, provider, begun, spoiled, request_id)
+
+    async def model(self, request: web.Request) -> web.Response:
+        """Whether a model is sold here; free, and in no book."""
+        provider: Provider = "anthropic" if "x-api-key" in request.headers else "openai"
+        name = request.match_info["name"]
+        try:
+            provider_side.authenticate(provider, request.headers)
+            self._price(provider, name)
+        except RefusedError as exc:
+            return self._refusal(provider, exc, f"req_{uuid.uuid4().hex}")
+        return web.json_response({"id": name})
 
     async def health(self, _: web.Request) -> web.Response:
         """What is served."""
@@ -246,6 +257,7 @@ def application(
         [
             web.post("/v1/messages", frontier.route("anthropic")),
             web.post("/v1/chat/completions", frontier.route("openai")),
+            web.get("/v1/models/{name}", frontier.model),
             web.put("/limits", frontier.change_limits),
             web.get("/ledger", frontier.ledger),
             web.get("/health", frontier.health),
