@@ -11,7 +11,7 @@ import typer
 from rich.table import Table
 
 from schemas.events import StageName
-from streams import cli_learn, cli_model
+from streams import cli_learn, cli_model, cli_what_if
 from streams.command import FERNWAY, RUNS, console
 from streams.command import failed as _failed
 from streams.command import run as _run
@@ -46,6 +46,7 @@ app.add_typer(audit_app, name="audit")
 app.add_typer(cli_model.app, name="model")
 app.command()(cli_learn.dataset)
 app.command()(cli_learn.learn)
+app.command()(cli_what_if.replay)
 
 Tickets = Annotated[int, typer.Option("--tickets", min=1, help="How many of the example company's test tickets.")]
 PerSecond = Annotated[float, typer.Option("--per-second", min=0.01, help="How fast they are published.")]
