@@ -88,16 +88,16 @@ def ends(truths: Sequence[Truth], policy: Policy, seed: int = 0) -> list[Ends]:
     return found
 
 
-def events(truths: Sequence[Truth], ended: Sequence[Ends], model: str = "r1", scorer: str = "s1") -> list[Event]:
+def events(truths: Sequence[Truth], ended: Sequence[Ends], start: datetime = START) -> list[Event]:
     """What the stages write, ticket by ticket, one a second."""
     return [
         event
         for n, (truth, end) in enumerate(zip(truths, ended, strict=True))
-        for event in _events(truth, end, START + timedelta(seconds=n), model, scorer)
+        for event in _events(truth, end, start + timedelta(seconds=n))
     ]
 
 
-def _events(truth: Truth, end: Ends, at: datetime, model: str, scorer: str) -> Iterator[Event]:
+def _events(truth: Truth, end: Ends, at: datetime) -> Iterator[Event]:
     decision, ticket = end.decision, truth.ticket
     common: dict[str, Any] = {"ticket_id": ticket.ticket_id, "tenant": ticket.tenant, "category": decision.category}
 
@@ -116,14 +116,14 @@ def _events(truth: Truth, end: Ends, at: datetime, model: str, scorer: str) -> I
         propensity=decision.propensity,
         audited=decision.audited,
         policy_version=decision.policy_version,
-        model=model,
+        model="r1",
         cost_usd=decision.cost_usd,
     )
     yield routed
     checked = {"policy_version": decision.policy_version, "cost_usd": CHECK_USD}
     if decision.tier == "tier1" or decision.in_shadow:
         yield event("tier1", "drafted", tier="tier1", model="small", cost_usd=TIER1_USD)
-        score, by = truth.draft, scorer if truth.draft is not None else ""
+        score, by = truth.draft, "s1" if truth.draft is not None else ""
         outcome = "answered" if end.shipped else "escalated"
         yield event("checker", outcome, tier="tier1", model="small", score=score, scorer=by, **checked)
     if not end.shipped:
@@ -150,10 +150,10 @@ def labels(truths: Sequence[Truth], ended: Sequence[Ends]) -> list[Label]:
     ]
 
 
-def logged(truths: Sequence[Truth], policy: Policy, seed: int = 0, **models: str) -> list[Logged]:
+def logged(truths: Sequence[Truth], policy: Policy, seed: int = 0) -> list[Logged]:
     """The log that a policy leaves."""
     ended, log = ends(truths, policy, seed), Log(START, END)
-    for event in events(truths, ended, **models):
+    for event in events(truths, ended):
         log.add(event)
     for label in labels(truths, ended):
         log.add_label(label)
