@@ -93,17 +93,18 @@ def _headline(found: Replay, title: str) -> Markup:
         "What the candidate would have done with them, from what the log says of each. In brackets stands the 95 % "
         "interval; a range without a figure before it is the best and the worst case of what the log doesn't know."
     )
-    return join([el("h1", title), el("p", when, class_="meta"), el("p", lead, class_="lead"), _figures(boxes)])
-
-
-def _figures(boxes: list[Markup]) -> Markup:
-    return el("dl", *boxes, class_="figures")
+    figures = el("dl", *boxes, class_="figures")
+    return join([el("h1", title), el("p", when, class_="meta"), el("p", lead, class_="lead"), figures])
 
 
 def _silent(found: Replay) -> Markup:
     left_out = [f"left out: {count} {reason}" for reason, count in found.left_out.items()]
     said = [*found.notes, *left_out] or ["Nothing: every figure has all that it needs."]
-    return section("What the log can't say", "", el("ul", *(el("li", line) for line in said)))
+    return section(
+        "What the log can't say",
+        "Why a figure is a range, or isn't there, or isn't exact.",
+        el("ul", *(el("li", line) for line in said)),
+    )
 
 
 def _cost(found: Replay) -> Markup:

@@ -1,6 +1,7 @@
 """Replays of logs whose truth is known: what is estimated covers it, and what the log can't say is said."""
 
 import json
+from datetime import timedelta
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,8 +11,8 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
-from schemas.policy import Policy
-from schemas.replays import Group, Outcome, Range, Replay
+from schemas.policy import Certificate, Policy
+from schemas.replays import Outcome, Range, Replay
 from tests.replay_world import END, START, Figures, a_policy, logged, truth_of, with_category, world
 from workers.learning.replay import LEAST, replay
 from workers.learning.replay_fates import Unsupported
@@ -228,11 +229,24 @@ def test_scores_and_drafts_of_other_models_say_nothing() -> None:
 
 
 def test_an_ended_certificate_ships_nothing() -> None:
-    """A candidate is what it would have been in the window."""
-    shadow = with_category(with_category(STRICT, "billing", state="shadow"), "moving", state="shadow")
-    group: Group = replayed(logged(world(8), STRICT), shadow).everything
-    assert group.candidate.straight_share.value == 1.0
-    assert group.candidate.tier1_share.value == 0.0
+    """A candidate is what it would have been when a ticket was routed."""
+    half = START + timedelta(seconds=300)
+    certificate = Certificate(
+        method="learn_then_test",
+        alpha=0.05,
+        delta=0.1,
+        labels=100,
+        shipped=50,
+        bad=0,
+        upper_bound=0.05,
+        solved_at=START,
+        valid_until=half,
+    )
+    candidate = replace(STRICT, version="c", default=replace(STRICT.default, certificate=certificate))
+    tickets = logged(world(8), STRICT)
+    would = replayed(tickets, candidate).everything.candidate
+    assert point(would.tier1_share) == sum(t.shipped and t.at < half for t in tickets) / len(tickets)
+    assert point(would.straight_share) > 0.5
 
 
 def test_audits_cost_what_the_candidates_shares_let_expect() -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from schemas.policy import CategoryPolicy, Policy
 from schemas.tickets import RouteReason, TicketKey
 from workers.learning.replay_log import Drafted, Logged
-from workers.policies import holding
+from workers.policies import Part, holding
 from workers.router.budget import Budget
 from workers.router.classifier import Scores
 from workers.router.policy import AUDITABLE, Choice, by_scores
@@ -120,8 +120,7 @@ def under_own(tickets: Iterable[Logged], known: Mapping[str, Policy]) -> list[Re
         choice = _logged_rule(ticket) or by_scores(_logged_scores(ticket), held, budget)
         budgets[held.version] = budget.after(choice[0], held)
         if draft:
-            models = {"router_model": ticket.router_model, "scorer": draft.scorer, "tier1_model": draft.model}
-            judged = holding(judged, draft.at, models)  # type: ignore[arg-type]
+            judged = holding(judged, draft.at, _at_work(ticket, draft))
         found.append(_after_router(ticket, choice, judged.of(ticket.category)))
     return found
 
@@ -129,6 +128,11 @@ def under_own(tickets: Iterable[Logged], known: Mapping[str, Policy]) -> list[Re
 def as_happened(tickets: Iterable[Logged]) -> list[Replayed]:
     """What became of each ticket."""
     return [Replayed(t, "straight" if t.tier == "tier2" else "shipped" if t.shipped else "escalated") for t in tickets]
+
+
+def _at_work(ticket: Logged, draft: Drafted) -> dict[Part, str]:
+    """As the checker saw it."""
+    return {"router_model": ticket.router_model, "scorer": draft.scorer, "tier1_model": draft.model}
 
 
 def _logged_rule(ticket: Logged) -> Choice | None:
