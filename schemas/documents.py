@@ -1,15 +1,16 @@
-"""JSON Schema files and the AsyncAPI document, generated from the records and the table of topics."""
+"""JSON Schema files and the AsyncAPI document, generated from the records, a replay and the table of topics."""
 
 from typing import Any
 
 import msgspec
 
+from schemas.replays import Replay
 from schemas.topics import TOPICS, named
 
 
 def documents() -> dict[str, dict[str, Any]]:
     """Every document by its file name; `asyncapi.json` refers to the others."""
-    records = {t.value.__name__: t.value for t in TOPICS if t.value is not None}
+    records = {t.value.__name__: t.value for t in TOPICS if t.value is not None} | {Replay.__name__: Replay}
     return {f"{name}.schema.json": _schema(record) for name, record in records.items()} | {"asyncapi.json": _asyncapi()}
 
 

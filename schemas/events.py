@@ -35,6 +35,8 @@ class Event(Struct, frozen=True, kw_only=True):
     reasons: tuple[str, ...] = ()
     p_ok: float | None = None
     score: float | None = None
+    scorer: str = ""
+    """The scorer that gave it: scores of another can't be compared."""
     p_ok_tier2: float | None = None
     gain: float | None = None
     in_scope: float | None = None

@@ -93,6 +93,7 @@ def _done(record: Record[Draft], verdict: Verdict, duration_s: float) -> Done:
         reasons=tuple(verdict.reasons),
         p_ok=decision.p_ok,
         score=verdict.score,
+        scorer=verdict.scorer,
         propensity=decision.propensity,
         audited=decision.audited,
         policy_version=verdict.policy_version,

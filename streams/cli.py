@@ -11,7 +11,7 @@ import typer
 from rich.table import Table
 
 from schemas.events import StageName
-from streams import cli_acls, cli_doctor, cli_learn, cli_model, cli_replay
+from streams import cli_acls, cli_backfill, cli_doctor, cli_learn, cli_model, cli_replay
 from streams.command import FERNWAY, RUNS, console
 from streams.command import failed as _failed
 from streams.command import run as _run
@@ -47,7 +47,8 @@ app.add_typer(audit_app, name="audit")
 app.add_typer(cli_model.app, name="model")
 app.command()(cli_learn.dataset)
 app.command()(cli_learn.learn)
-app.command()(cli_replay.backfill)
+app.command()(cli_backfill.backfill)
+app.command()(cli_replay.replay)
 app.command()(cli_doctor.doctor)
 app.command()(cli_doctor.forget)
 

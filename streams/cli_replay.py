@@ -1,45 +1,45 @@
-"""`headgate backfill`: past tickets once more, on the slow lane."""
+"""`headgate replay`: what another policy would have done with a past window."""
 
-from typing import Annotated, Literal
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
 
 import typer
+from rich.table import Table
 
-from streams.command import console, run
+from streams.command import RUNS, console, failed, run
 from streams.settings import load
 
-FILTER_HELP = (
-    "Only tickets of this value: tenant, customer_id, channel, language, category, metadata.KEY, or ended: answer, "
-    "handoff, a handoff's reason like tier2_unavailable, none. Several of one name: any of the values."
-)
+EPOCH = datetime.fromtimestamp(0, UTC)
 
 
-def backfill(
-    since: Annotated[
-        str, typer.Option("--from", metavar="T", help="Tickets written since: an ISO time, UTC if it names no zone.")
-    ],
-    until: Annotated[str, typer.Option("--to", metavar="T", help="And before this time; at most until now.")],
-    filters: Annotated[list[str] | None, typer.Option("--filter", metavar="NAME=VALUE", help=FILTER_HELP)] = None,
-    lane: Annotated[
-        Literal["backfill"], typer.Option("--lane", help="The slow lane, which gets what live tickets leave over.")
-    ] = "backfill",
-    output: Annotated[
-        str,
-        typer.Option("--output", metavar="TOPIC", help="A topic of yours for the answers and the handoffs of this."),
-    ] = "answers",
-    again: Annotated[
-        bool, typer.Option("--again", help="Also tickets that have an answer, or are on their way to one.")
-    ] = False,
-    outstanding: Annotated[
-        int, typer.Option("--outstanding", min=1, help="Most tickets on the slow lane that have not ended.")
-    ] = 1000,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say how many, and what they may cost.")] = False,
+def replay(
+    since: Annotated[str, typer.Option("--from", help="The window's start: an age (30m, 2h, 7d) or an ISO time.")],
+    policy: Annotated[str, typer.Option("--policy", help="The start of a version, or a policy file.")],
+    until: Annotated[str, typer.Option("--to", help="Its end; now by default.")] = "0s",
+    out: Annotated[Path, typer.Option("--out", help="The folder for replay.json and replay.html.")] = RUNS / "replay",
 ) -> None:
-    """Take past tickets that were handed to a person through the slow lane once more. What has an answer is left out.
+    """What another policy would have done with past tickets: shares, costs, bad answers, from the log alone."""
+    # Here: it loads what the router's model needs.
+    from streams import replay as replaying
+    from streams.letters import parse_since
+    from streams.reporting.replay_page import rows
+    from streams.runtime.clock import utc_now
 
-    The same --from, --to, --filter, --output and --again are the same backfill: interrupted or killed, it goes on where
-    it was. Once finished it looks again, and takes what has been handed off since; with --again it does nothing more.
-    """
-    from streams.backfill import backfill as work
-    from streams.backfill_plan import asked
-
-    run(work(load().kafka, asked(since, until, filters or [], output, again), outstanding, dry_run, console))
+    now = utc_now()
+    start, end = max(EPOCH, parse_since(since, now, "--from")), parse_since(until, now, "--to")
+    try:
+        found = run(replaying.run(load(), start, end, policy, out))
+    except replaying.ReplayError as exc:
+        raise typer.Exit(failed(str(exc), 1)) from None
+    table = Table("", "happened", f"policy {found.policy}")
+    for row in rows(found.everything):
+        table.add_row(*row)
+    console.print(f"{found.everything.tickets} tickets", highlight=False)
+    console.print(table)
+    if found.check:
+        same, of = found.check.tickets - found.check.ends_differ, found.check.tickets
+        console.print(f"the log itself: {same} of {of} tickets end in the replay as they did", highlight=False)
+    for note in found.notes:
+        console.print(f"- {note}", highlight=False, markup=False)
+    console.print(f"with charts, by category: {out / 'replay.html'}", highlight=False)

@@ -151,8 +151,8 @@ def parse_id(text: str) -> LetterId:
     return LetterId(int(match[1]), int(match[2]))
 
 
-def parse_since(text: str, now: datetime) -> datetime:
-    """An age (90s, 30m, 2h, 7d) before now, or an ISO time. Raises: DeadLettersError."""
+def parse_since(text: str, now: datetime, option: str = "--since") -> datetime:
+    """An age (90s, 30m, 2h, 7d) before now, or an ISO time. Raises: DeadLettersError naming the option."""
     try:
         if match := AGE.fullmatch(text):
             return now - timedelta(seconds=int(match[1]) * UNITS_S[match[2]])
@@ -160,7 +160,7 @@ def parse_since(text: str, now: datetime) -> datetime:
         return datetime.min.replace(tzinfo=UTC)
     if at := iso_time(text):
         return at
-    raise DeadLettersError(f"--since {printable(text)}: neither an age like 30m, 2h or 7d, nor an ISO time")
+    raise DeadLettersError(f"{option} {printable(text)}: neither an age like 30m, 2h or 7d, nor an ISO time")
 
 
 def iso_time(text: str) -> datetime | None:

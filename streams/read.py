@@ -72,19 +72,26 @@ class Reader:
             record.timestamp / 1000,  # type: ignore[attr-defined]
         )
 
-    async def until_end(self) -> AsyncIterator[Received]:
-        """Everything up to the offsets that were the end when this was called."""
+    async def until_end(self, before: datetime | None = None) -> AsyncIterator[Received]:
+        """Everything up to the offsets that were the end when this was called; of a partition no further than its
+        first record of `before` or later."""
         ends = await self._client.end_offsets(self._client.assignment())
+        limits: dict[tuple[str, int], int] = {}
+        if before is not None:
+            found = await self._client.offsets_for_times(dict.fromkeys(ends, int(before.timestamp() * 1000)))
+            limits = {(self._topics[p.topic].name, p.partition): o.offset for p, o in found.items() if o is not None}
+            ends |= {partition: first.offset for partition, first in found.items() if first is not None}
         while any([await self._client.position(p) < end for p, end in ends.items()]):
             for received in await self.poll(0.5):
-                yield received
+                if received.offset < limits.get((received.topic.name, received.partition), received.offset + 1):
+                    yield received
 
     async def decoded(
-        self, record_type: type[S], unreadable: list[str] | None = None
+        self, record_type: type[S], unreadable: list[str] | None = None, before: datetime | None = None
     ) -> AsyncIterator[tuple[S, Received]]:
         """`until_end` as values of one type, from topics that are read `raw`. The places of records that are none of
         ours are added to `unreadable`; without it they are logged."""
-        async for received in self.until_end():
+        async for received in self.until_end(before):
             try:
                 value = decode(record_type, received.raw)
             except PoisonError as exc:
@@ -130,14 +137,20 @@ def raw(topic: Topic) -> Topic:
 
 
 async def records(
-    settings: KafkaSettings, record_type: type[S], *topics: Topic, unreadable: list[str] | None = None
+    settings: KafkaSettings,
+    record_type: type[S],
+    *topics: Topic,
+    unreadable: list[str] | None = None,
+    since: datetime | None = None,
+    before: datetime | None = None,
 ) -> AsyncIterator[tuple[S, Received]]:
-    """All that is on topics of one type, up to where they end now; what is none of ours as in `Reader.decoded`.
+    """All that is on topics of one type, up to where they end now, or what was written since a moment and before
+    another; what is none of ours as in `Reader.decoded`.
 
     Raises: TopicsError if the broker can't be reached or a topic is not there.
     """
-    async with reader(settings, [raw(topic) for topic in topics]) as source:
-        async for found in source.decoded(record_type, unreadable):
+    async with reader(settings, [raw(topic) for topic in topics], since=since) as source:
+        async for found in source.decoded(record_type, unreadable, before):
             yield found
 
 

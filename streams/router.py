@@ -113,7 +113,7 @@ class Decider:
         for ticket, score in zip(tickets, scores, strict=True):
             policy = hold[policies.of_ticket(ticket.ticket_id).version]
             decision = decide(ticket, score, policy, self._budget, cost_usd, self._rng)
-            self._budget = self._budget.after(decision, policy)
+            self._budget = self._budget.after(decision.tier, policy)
             made.append(msgspec.structs.replace(decision, model_version=model))
         return made
 

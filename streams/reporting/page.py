@@ -1,25 +1,17 @@
-"""The report as one self-contained HTML page: charts as inline SVG, no script, nothing loaded from anywhere.
+"""The demo's report as one HTML page (`layout` says of what)."""
 
-Every chart has its numbers in a table behind it, and is drawn twice: for a
-desktop's width and for a phone's, of which the style sheet shows one.
-"""
-
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
 from schemas.answers import Answer
 from streams.reporting.cases import Case, Quality, interval, percent, ratio, usd
 from streams.reporting.charts import Group, Part, Stack, Strip, counts, grouped_bars, legend, stacks, strips
 from streams.reporting.flow_chart import Route, flow
+from streams.reporting.layout import chart, document, figure, section, table
 from streams.reporting.markup import Markup, el, join
 from streams.reporting.report import NOT_MEASURED, Report, as_json
 from streams.reporting.samples import samples
 from streams.reporting.tally import latency_s
 
-WIDE, NARROW = 720, 328
-"""Pixels: the page's column on a desktop, and on a phone 360 wide."""
-
-STYLE = Path(__file__).with_name("page.css")
 COST_COLOURS = ("small", "tier1", "up", "check", "tier2")
 """Of a cost's parts, in their order: router, tier-1 shipped, tier-1 refused, checker, tier-2."""
 ROUTES = {"tier1": ("tier-1", "tier1"), "tier2": ("tier-2", "tier2"), "escalated": ("escalated", "up")}
@@ -28,17 +20,9 @@ ROUTES = {"tier1": ("tier-1", "tier1"), "tier2": ("tier-2", "tier2"), "escalated
 def page(report: Report) -> str:
     """The page as text, to be written as UTF-8."""
     title = f"Headgate: {report.tickets} tickets of {report.meta.company}"
-    head = el(
-        "head",
-        el("meta", charset="utf-8"),
-        el("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        el("title", title),
-        # Ours, and no ticket text in it: a style element's text must not be escaped.
-        el("style", Markup(STYLE.read_text("utf-8"))),
-    )
     sections = (_flow, _cost, _quality, _checker, _latency, samples, _real)
-    body = el("main", _headline(report, title), *(section(report) for section in sections), _footer(report))
-    return f"<!doctype html>\n{el('html', head, el('body', body), lang='en')}\n"
+    body = el("main", _headline(report, title), *(part(report) for part in sections), _footer(report))
+    return document(title, body)
 
 
 def _headline(report: Report, title: str) -> Markup:
@@ -48,12 +32,12 @@ def _headline(report: Report, title: str) -> Markup:
     spread = f"{q.acceptable} of {q.tickets}; 95% interval {low:.0%} to {high:.0%}"
     cost = report.costs.total_usd if report.costs else None
     boxes = [
-        _figure("Acceptable answers", percent(q.share), spread),
-        _figure("Quality against all-tier-2", _maybe(figures["quality_ratio"]), "acceptable answers, ratio"),
-        _figure("Cost against all-tier-2", _maybe(figures["cost_ratio"]), f"{usd(cost)} per 1,000 tickets"),
-        _figure("Tier-1 answered", percent(figures["tier1_share"]), f"{shipped} of {report.tickets} tickets"),
-        _figure("Tier-1 bad answers", f"{bad}", f"of {shipped} that it shipped"),
-        _figure("Tickets lost", f"{report.lost}", f"{_some(report.dead_letters, 'dead letter')}"),
+        figure("Acceptable answers", percent(q.share), spread),
+        figure("Quality against all-tier-2", _maybe(figures["quality_ratio"]), "acceptable answers, ratio"),
+        figure("Cost against all-tier-2", _maybe(figures["cost_ratio"]), f"{usd(cost)} per 1,000 tickets"),
+        figure("Tier-1 answered", percent(figures["tier1_share"]), f"{shipped} of {report.tickets} tickets"),
+        figure("Tier-1 bad answers", f"{bad}", f"of {shipped} that it shipped"),
+        figure("Tickets lost", f"{report.lost}", f"{_some(report.dead_letters, 'dead letter')}"),
     ]
     when = f"{report.meta.at:%d %B %Y, %H:%M} {report.meta.at:%Z}, {report.meta.wall_s:.0f} s in all. "
     return join(
@@ -65,11 +49,6 @@ def _headline(report: Report, title: str) -> Markup:
             el("dl", *boxes, class_="figures"),
         ]
     )
-
-
-def _figure(name: str, value: str | None, note: str) -> Markup:
-    shown = el("dd", value, class_="value") if value else el("dd", "not measured in this run", class_="value none")
-    return el("div", el("dt", name), shown, el("dd", note, class_="note"))
 
 
 def _maybe(share: float | None) -> str | None:
@@ -98,26 +77,6 @@ def _alarm(report: Report) -> Markup:
     )
 
 
-def _chart(caption: str | Markup, draw: Callable[[float], Markup], table: Markup) -> Markup:
-    return el(
-        "figure",
-        el("figcaption", caption) if caption else "",
-        el("div", draw(WIDE), class_="wide"),
-        el("div", draw(NARROW), class_="narrow"),
-        el("details", el("summary", "The numbers"), table, class_="data"),
-    )
-
-
-def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Markup:
-    head = el("thead", el("tr", *(el("th", c, scope="col") for c in columns)))
-    body = [el("tr", el("th", row[0], scope="row"), *(el("td", cell) for cell in row[1:])) for row in rows]
-    return el("div", el("table", head, el("tbody", *body)), class_="scroll")
-
-
-def _section(title: str, text: str, *content: Markup) -> Markup:
-    return el("section", el("h2", title), el("p", text), *content)
-
-
 def _flow(report: Report) -> Markup:
     ends = {"answered by tier-1": "tier1", "answered by tier-2": "tier2", "to a person": "person", "no answer": "small"}
     routes = [
@@ -125,14 +84,14 @@ def _flow(report: Report) -> Markup:
         for name, colour in (("draft kept", "tier1"), ("draft refused", "up"), ("straight up", "tier2"), ("?", "small"))
     ]
     rows = [(r.label, *(str(r.ends[e]) for e in ends)) for r in routes if r.tickets]
-    return _section(
+    return section(
         "Where the tickets went",
         "The router sends a ticket to tier-1 where it expects a good answer, and straight up to tier-2 elsewhere. "
         "The checker reads every tier-1 draft: it keeps it, or sends the ticket up.",
-        _chart(
+        chart(
             "",
             lambda width: flow(_summary(report), f"{report.tickets} published", routes, ends, width),
-            _table(("route", *ends), rows),
+            table(("route", *ends), rows),
         ),
     )
 
@@ -152,7 +111,7 @@ def _end(case: Case) -> str:
 def _cost(report: Report) -> Markup:
     costs, alone = report.costs, report.cost_all_tier2_usd
     if costs is None:
-        return _section("What it cost", "Nothing was answered.")
+        return section("What it cost", "Nothing was answered.")
     parts = tuple(Part(n, c, v) for (n, v), c in zip(costs.named, COST_COLOURS, strict=True))
     rows = [Stack("Headgate", f"{usd(costs.total_usd)} per 1,000", parts)]
     if alone is not None:
@@ -165,11 +124,11 @@ def _cost(report: Report) -> Markup:
     own_usd = costs.total_usd - costs.tier2_usd
     share = percent(ratio(own_usd, costs.total_usd))
     own = Stack("All but tier-2, enlarged", f"{usd(own_usd)} per 1,000", parts[:-1])
-    return _section(
+    return section(
         "What it cost",
         f"Router, tier-1 (refused drafts included) and checker together are {share} of the cost; the rest is tier-2."
         + (f" All-tier-2: {NOT_MEASURED}." if alone is None else ""),
-        _chart(
+        chart(
             legend({p.label: p.colour for p in parts}),
             lambda w: join(
                 [
@@ -177,7 +136,7 @@ def _cost(report: Report) -> Markup:
                     stacks("Cost of all but tier-2 per 1,000 tickets", [own], w),
                 ]
             ),
-            _table(("", "per 1,000 tickets", "share"), numbers),
+            table(("", "per 1,000 tickets", "share"), numbers),
         ),
     )
 
@@ -193,15 +152,15 @@ def _quality(report: Report) -> Markup:
         (n, str(q.tickets), *(_count(x) for x in (q.acceptable, q.tier2_alone, q.tier1_alone)))
         for n, q in groups.items()
     ]
-    return _section(
+    return section(
         "How good the answers were",
         "An answer is acceptable if it states what the ticket's rubric asks for, claims nothing that it forbids and "
         "makes no number up. A ticket that went to a person counts as not answered. Categories are small: read the "
         "counts.",
-        _chart(
+        chart(
             legend(keys),
             lambda width: grouped_bars("Acceptable answers by category", [_group(*g) for g in groups.items()], width),
-            _table(("category", "tickets", "Headgate", "all-tier-2", "tier-1 alone"), rows),
+            table(("category", "tickets", "Headgate", "all-tier-2", "tier-1 alone"), rows),
         ),
     )
 
@@ -230,10 +189,10 @@ def _checker(report: Report) -> Markup:
         f"checker, {len(report.bad_shipped)} of {len(report.shipped('tier1'))} were bad."
     )
     if not reasons:
-        return _section("What was refused, and why", text)
+        return section("What was refused, and why", text)
     rows = [(reason, str(count)) for reason, count in reasons]
-    chart = _chart("", lambda w: counts("Why tickets went up", reasons, "up", w), _table(("reason", "tickets"), rows))
-    return _section("What was refused, and why", text, chart)
+    drawn = chart("", lambda w: counts("Why tickets went up", reasons, "up", w), table(("reason", "tickets"), rows))
+    return section("What was refused, and why", text, drawn)
 
 
 def _latency(report: Report) -> Markup:
@@ -245,12 +204,12 @@ def _latency(report: Report) -> Markup:
             rows.append(Strip(label, colour, seconds, (measured.p50_s, measured.p95_s)))
             numbers.append((name, str(measured.answers), f"{measured.p50_s:.2f} s", f"{measured.p95_s:.2f} s"))
     if not rows:
-        return _section("How long it took", "Nothing was answered.")
-    return _section(
+        return section("How long it took", "Nothing was answered.")
+    return section(
         "How long it took",
         "From the ticket's record on the tickets topic to its answer. A thin line is an answer; the bars are "
         "the median and the 95th percentile.",
-        _chart("", lambda w: strips("Seconds to the answer", rows, w), _table(("", "answers", "p50", "p95"), numbers)),
+        chart("", lambda w: strips("Seconds to the answer", rows, w), table(("", "answers", "p50", "p95"), numbers)),
     )
 
 

@@ -50,7 +50,7 @@ def run(arrivals: Sequence[Arrival], under: Policy) -> tuple[list[Decision], lis
     for p_ok, forced in arrivals:
         ticket = Ticket(ticket_id=TicketId("t1"), body="a red light", metadata={"tier": forced} if forced else {})
         decision = decide(ticket, scores(p_ok), under, budget, 0.0, rng)
-        budget = budget.after(decision, under)
+        budget = budget.after(decision.tier, under)
         decisions.append(decision)
         budgets.append(budget)
     return decisions, budgets

@@ -39,7 +39,11 @@ def share(outcomes: Sequence[bool], propensities: Sequence[float], confidence: f
         raise ValueError(f"{len(outcomes)} outcomes with {len(propensities)} propensities have no share")
     if not all(0 < p <= 1 for p in propensities):
         raise ValueError("a propensity outside (0, 1]: what can't be judged has no weight")
-    weights = [1 / p for p in propensities]
+    return weighted_share(outcomes, [1 / p for p in propensities], confidence)
+
+
+def weighted_share(outcomes: Sequence[bool], weights: Sequence[float], confidence: float = 0.95) -> Estimate:
+    """The same by weights above 0, as many as outcomes: of dollars, say, where a ticket weighs what it cost."""
     total = sum(weights)
     # Rounding may put a share of ones just past 1.
     value = min(1.0, sum(w for w, o in zip(weights, outcomes, strict=True) if o) / total)

@@ -11,7 +11,7 @@ not counted here: it is not the router's choice.
 from dataclasses import dataclass
 
 from schemas.policy import Policy
-from schemas.tickets import Decision
+from schemas.tickets import Tier
 
 BURST = 20
 """Credits at most: so many hard tickets in a row go to tier-2 whatever the share. Also the most that rules can
@@ -29,7 +29,7 @@ class Budget:
         """Whether the score may send a ticket to tier-2 now. A share of 1 is no limit, whatever the credit."""
         return policy.tier2_share == 1.0 or self.credit >= 1.0
 
-    def after(self, decision: Decision, policy: Policy) -> "Budget":
-        """The budget once this ticket is decided."""
-        taken = 1.0 if decision.tier == "tier2" else 0.0
+    def after(self, tier: Tier, policy: Policy) -> "Budget":
+        """The budget once a ticket has got its tier."""
+        taken = 1.0 if tier == "tier2" else 0.0
         return Budget(min(BURST, max(-BURST, self.credit + policy.tier2_share - taken)))

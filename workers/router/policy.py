@@ -43,16 +43,11 @@ def decide(
 ) -> Decision:
     """Choose the tier. `cost_usd` is what it cost to score this ticket.
 
-    The caller keeps the budget: the next ticket's is `budget.after(decision, policy)`.
+    The caller keeps the budget: the next ticket's is `budget.after(decision.tier, policy)`.
     """
     category = policy.of(scores.category)
     gain = gain_of(scores)
-    tier, reason = (
-        _by_metadata(ticket)
-        or _by_rule(ticket, scores, policy, category)
-        or _by_score(scores, gain, category)
-        or _by_budget(scores, policy, budget)
-    )
+    tier, reason = by_ticket(ticket, policy) or by_scores(scores, policy, budget)
     propensity = category.audit_share if reason in AUDITABLE else 0.0
     return Decision(
         tier=tier,
@@ -82,6 +77,25 @@ def gain_of(scores: Scores) -> float:
     return scores.p_ok_tier2 * (1.0 - scores.p_ok)
 
 
+def by_ticket(ticket: Ticket, policy: Policy) -> Choice | None:
+    """The choice that the ticket itself makes, whatever the scores; None where it makes none."""
+    return _by_metadata(ticket) or _by_text(ticket, policy)
+
+
+def by_scores(scores: Scores, policy: Policy, budget: Budget) -> Choice:
+    """The choice for a ticket that makes none by itself."""
+    category = policy.of(scores.category)
+    # An audit here would buy little: a ticket stops being strange once the model has learned from its text,
+    # whichever tier answered it, and until then tier-1's failure is what its label would most likely say.
+    if scores.in_scope < policy.least_in_scope:
+        return "tier2", RouteReason.OUT_OF_SCOPE
+    # After the other rules: tickets of such a category are audited, and must be those that tier-1 would get if it were
+    # certified.
+    if category.state == "shadow":
+        return "tier2", RouteReason.UNCERTIFIED
+    return _by_score(scores, gain_of(scores), category) or _by_budget(scores, policy, budget)
+
+
 def _by_metadata(ticket: Ticket) -> Choice | None:
     match ticket.metadata.get("tier"):
         case "tier1":
@@ -91,7 +105,7 @@ def _by_metadata(ticket: Ticket) -> Choice | None:
     return None
 
 
-def _by_rule(ticket: Ticket, scores: Scores, policy: Policy, category: CategoryPolicy) -> Choice | None:
+def _by_text(ticket: Ticket, policy: Policy) -> Choice | None:
     """Tier-2, where the score has no say."""
     reason: RouteReason | None = None
     if ticket.customer_id in policy.tier2_customers:
@@ -102,13 +116,6 @@ def _by_rule(ticket: Ticket, scores: Scores, policy: Policy, category: CategoryP
         reason = RouteReason.TOO_LONG
     elif not _has_words(ticket):
         reason = RouteReason.NO_TEXT
-    # An audit here would buy little: a ticket stops being strange once the model has learned from its text,
-    # whichever tier answered it, and until then tier-1's failure is what its label would most likely say.
-    elif scores.in_scope < policy.least_in_scope:
-        reason = RouteReason.OUT_OF_SCOPE
-    # Last: tickets of such a category are audited, and must be those that tier-1 would get if it were certified.
-    elif category.state == "shadow":
-        reason = RouteReason.UNCERTIFIED
     return ("tier2", reason) if reason else None
 
 
