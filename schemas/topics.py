@@ -7,6 +7,7 @@ from msgspec import Struct
 
 from schemas.answers import Answer, Handoff
 from schemas.audits import Audit
+from schemas.batches import Batch
 from schemas.drafts import Draft
 from schemas.events import Event
 from schemas.labels import Feedback, Label
@@ -105,6 +106,8 @@ SPEND = Topic(
 )
 SPEND_SNAPSHOTS = Topic("spend-snapshots", SpendSnapshot, "book", "tier2", "tier2", cleanup="compact", partitions=1)
 """Where a process that starts begins to read `spend`."""
+BATCHES = Topic("batches", Batch, "batch", "tier2", "tier2", cleanup="compact", partitions=1)
+"""Tickets of the slow lane that are at a provider's batch interface."""
 DEAD_LETTERS = Topic(
     "dead-letters",
     None,
@@ -131,6 +134,7 @@ TOPICS: tuple[Topic, ...] = (
     SEEN,
     SPEND,
     SPEND_SNAPSHOTS,
+    BATCHES,
     DEAD_LETTERS,
 )
 

@@ -13,7 +13,7 @@ from tests.tier2_client import KEY, MODELS, target
 from workers.errors import PermanentError, RetryableError
 from workers.tier2 import wire
 from workers.tier2.batch_wire import BatchRequest, Outcome, outcomes
-from workers.tier2.batches import AnthropicBatches, NotKnownYetError, OpenAIBatches, batches_of
+from workers.tier2.batches import AnthropicBatches, BatchFailedError, NotKnownYetError, OpenAIBatches, batches_of
 from workers.tier2.connection import NotSentError
 from workers.tier2.paid_call import today
 from workers.tier2.prices import Prices
@@ -174,14 +174,17 @@ async def test_a_key_that_is_refused_is_the_targets_fault(suite: Suite) -> None:
 
 
 async def test_a_batch_that_fails_as_a_whole_has_no_results() -> None:
-    """OpenAI checks the file after it was accepted; nothing of it was executed or charged."""
+    """OpenAI checks the file after it was accepted; nothing of it was executed or charged, and the error says so."""
     fails = BatchFault(fails=True)
     async with (
         frontier(recordings(ANSWERS), no_faults, batch_s=0.0, batch_faults=lambda _: fails) as base_url,
         batches_of(target("openai", base_url), timeout_s=1.0) as api,
     ):
         failed = Suite("openai", base_url, api)
-        assert await failed.ended(await failed.submitted("k1")) == {}
+        batch_id = await failed.submitted("k1")
+        with pytest.raises(BatchFailedError):
+            await api.outcomes(batch_id)
+        assert (await ledger(base_url))["charged"] == 0
 
 
 @pytest.mark.parametrize("provider", ["anthropic", "openai"])

@@ -33,6 +33,10 @@ class NotKnownYetError(RetryableError):
     """Whether a batch was submitted can't be said until another one, which may be it, has ended."""
 
 
+class BatchFailedError(wire.TurnedAwayError):
+    """The provider found the batch to be wrong as a whole, or had no room for it: nothing of it was executed."""
+
+
 class BatchApi(Protocol):
     """One provider's batches. All raise RetryableError where it may go better later, and PermanentError."""
 
@@ -51,7 +55,10 @@ class BatchApi(Protocol):
         """
 
     async def outcomes(self, batch_id: str) -> dict[str, Outcome] | None:
-        """The results by custom_id once the batch has ended, else None. A request may be missing in them."""
+        """The results by custom_id once the batch has ended, else None. A request may be missing in them.
+
+        Raises: BatchFailedError.
+        """
 
 
 class _Provider:
@@ -183,9 +190,11 @@ class OpenAIBatches(_Provider):
             after = {"after": page.data[-1].id}
 
     async def outcomes(self, batch_id: str) -> dict[str, Outcome] | None:
-        """See `BatchApi`. A batch that failed as a whole has no results."""
+        """See `BatchApi`."""
         batch = _decoded(_Batch, await self._request("GET", f"/v1/batches/{batch_id}"))
-        if batch.status not in ("completed", "expired", "cancelled", "failed"):
+        if batch.status == "failed":
+            raise BatchFailedError("the batch failed as a whole")
+        if batch.status not in ("completed", "expired", "cancelled"):
             return None
         found: dict[str, Outcome] = {}
         for file_id in (batch.output_file_id, batch.error_file_id):
