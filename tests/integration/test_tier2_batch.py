@@ -98,7 +98,7 @@ def settings_for(
         "base_url": provider.base_url,
         "model": MODELS[name],
         "api_key": SecretStr(KEY),
-        "timeout_s": 1.0,
+        "timeout_s": 2.0,
         "backfill": "batch",
         "batch_wait_s": 0.3,
         "batch_poll_s": 0.2,
@@ -167,7 +167,7 @@ async def work(settings: Settings, done: Callable[[Sequence[BatchLane]], Awaitab
         async def is_over() -> bool:
             return working.done() or (done is not None and await done(process.lanes))
 
-        await until(is_over, limit_s=30.0)
+        await until(is_over, limit_s=60.0)
         process.stopping.set()
         assert await working == 0
 

@@ -130,9 +130,9 @@ class RecordedBatches:
         file = form.get("file")
         if form.get("purpose") != "batch" or not isinstance(file, web.FileField):
             raise RefusedError("invalid_request_error", "a file with purpose=batch is expected")
-        return web.json_response(
-            {"id": self._keep(file.file.read()), "object": "file", "purpose": "batch", "filename": file.filename}
-        )
+        with file.file as content:
+            file_id = self._keep(content.read())
+        return web.json_response({"id": file_id, "object": "file", "purpose": "batch", "filename": file.filename})
 
     async def _create_batch(self, request: web.Request, provider: Provider) -> web.StreamResponse:
         asked = _json(await request.read())
