@@ -46,7 +46,7 @@ from workers.tier2.recorded_batches import BatchFault, End
 from workers.tier2.recorded_frontier import no_faults
 from workers.tier2.wire import Provider
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
 ANSWERS = {f"What is fee number {n}?": f"Fee {n} is ${n}." for n in range(6)}
 IDS = [f"t{n}" for n in range(len(ANSWERS))]
@@ -126,7 +126,7 @@ async def publish(settings: Settings, ids: Sequence[str] = IDS, tenant: str = "d
 
 async def read(settings: Settings, name: str, wanted: int) -> list[Any]:
     records = await committed_records(
-        settings.kafka.bootstrap_servers, settings.kafka.topic_prefix + name, wanted, 20.0
+        settings.kafka.bootstrap_servers, settings.kafka.topic_prefix + name, wanted, 60.0
     )
     assert len(records) >= wanted, f"{len(records)} of {wanted} on {name}"
     return records
