@@ -107,6 +107,8 @@ class BatchLane:
     async def _submit(self, key: str, batch: Batch) -> None:
         sources = await self._partition.read_again({ticket.offset for ticket in batch.tickets})
         requests = await asyncio.to_thread(self._requests, key, batch, sources)
+        # Whoever was fenced meanwhile ends here, before anything is submitted.
+        await self._commit([], [])
         try:
             batch_id = await self._desk.apis[batch.target].submit(key, requests)
         except (NotSentError, wire.TurnedAwayError, wire.TargetError):
