@@ -7,12 +7,13 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from aiokafka.structs import ConsumerRecord
 from pydantic import SecretStr
 
 from schemas.batches import Batch
@@ -24,6 +25,7 @@ from streams import tier2, tier2_batch
 from streams.batch_lane import BatchLane
 from streams.batch_partition import BatchPartition
 from streams.local.embedded_kafka import EmbeddedKafka
+from streams.runtime.delivery import ExactlyOnce
 from streams.runtime.headers import read_parked
 from streams.runtime.loop import StageLoop
 from streams.settings import (
@@ -155,8 +157,10 @@ class Crash(BaseException):
     """The process is gone: nothing may be done on the way out, as with SIGKILL."""
 
 
-async def work(settings: Settings, done: Callable[[Sequence[BatchLane]], Awaitable[bool]] | None = None) -> None:
-    """The process's work in this one, until `done` or until it crashes. Raises: Crash."""
+async def work(
+    settings: Settings, done: Callable[[Sequence[BatchLane]], Awaitable[bool]] | None = None, code: int = 0
+) -> None:
+    """The process's work in this one, until `done` or until it ends by itself, with that exit code. Raises: Crash."""
     process = tier2_batch._Work(settings, Batching(frontier_config(settings, "tier2")))
     async with (
         SharedSpend(settings.kafka, spend_limits(settings.tier2.spend)) as spend,
@@ -169,7 +173,7 @@ async def work(settings: Settings, done: Callable[[Sequence[BatchLane]], Awaitab
 
         await until(is_over, limit_s=60.0)
         process.stopping.set()
-        assert await working == 0
+        assert await working == code
 
 
 def answered(provider: Provided, wanted: int = len(IDS)) -> Callable[[Sequence[BatchLane]], Awaitable[bool]]:
@@ -236,6 +240,28 @@ async def test_crashes_around_every_commit_submit_and_answer_nothing_twice(
     await work(settings, answered(provider))
     await assert_drafted_once(settings)
     await provider.assert_asked_once(batches=2)
+
+
+async def test_a_process_that_was_fenced_submits_nothing(
+    settings: Settings, provider: Provided, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another one came while it made its requests: what it has collected is the other one's to submit."""
+    read_again = BatchPartition.read_again
+
+    async def taken_over(partition: BatchPartition, offsets: Collection[int]) -> dict[int, ConsumerRecord]:
+        other = ExactlyOnce(settings.kafka, f"{settings.kafka.topic_prefix}headgate-tier2", partition.at)
+        await other.start()
+        await other.close()
+        return await read_again(partition, offsets)
+
+    await publish(settings)
+    with monkeypatch.context() as patched:
+        patched.setattr(BatchPartition, "read_again", taken_over)
+        await work(settings, code=1)
+    await provider.assert_asked_once(batches=0, answered=0)
+    await work(settings, answered(provider))
+    await assert_drafted_once(settings)
+    await provider.assert_asked_once()
 
 
 def ends(*how: End) -> BatchFault:
