@@ -8,6 +8,7 @@ from msgspec import Struct
 
 from schemas.answers import Answer, Handoff
 from schemas.audits import Audit
+from schemas.batches import Batch
 from schemas.drafts import Draft
 from schemas.events import Event, StageName
 from schemas.forgotten import Forgotten
@@ -151,6 +152,8 @@ FORGOTTEN = Topic(
     partitions=1,
 )
 """Whose tickets nothing may be learned from: data sets and models outlive every other topic."""
+BATCHES = Topic("batches", Batch, "batch", ("tier2",), ("tier2",), cleanup="compact", partitions=1)
+"""Tickets of the slow lane that are at a provider's batch interface."""
 DEAD_LETTERS = Topic(
     "dead-letters",
     None,
@@ -178,6 +181,7 @@ TOPICS: tuple[Topic, ...] = (
     SPEND,
     SPEND_SNAPSHOTS,
     FORGOTTEN,
+    BATCHES,
     DEAD_LETTERS,
 )
 

@@ -136,10 +136,11 @@ def up(spend_limit: SpendLimit = 1.0, own_broker: Broker = True) -> None:
 @app.command()
 def run(
     stage: Annotated[
-        Literal[StageName, "scoreboard"], typer.Argument(help="router, tier1, tier2, checker, judge or scoreboard")
+        Literal[StageName, "scoreboard", "tier2-batch"],
+        typer.Argument(help="router, tier1, tier2, tier2-batch, checker, judge or scoreboard"),
     ],
 ) -> None:
-    """Run one stage, or the scoreboard, until SIGTERM. Exit codes: 0 stopped, 1 start it again, 2 wrong settings."""
+    """Run a stage or what runs beside them until SIGTERM. Exit codes: 0 stopped, 1 start it again, 2 wrong settings."""
     from streams.run import run
 
     raise typer.Exit(asyncio.run(run(stage, load())))

@@ -24,7 +24,7 @@ from streams.runtime.stage import Stage
 from streams.settings import Settings, SettingsError
 
 STAGES: tuple[StageName, ...] = get_args(StageName)
-Process = Literal[StageName, "scoreboard"]
+Process = Literal[StageName, "scoreboard", "tier2-batch"]
 """What `headgate run` runs."""
 
 HANG_S = 30.0
@@ -96,7 +96,7 @@ def configure_logs(stage: str, level: str) -> None:
 
 
 async def run(name: Process, settings: Settings) -> int:
-    """Run a stage or the scoreboard until SIGTERM or SIGINT; returns the exit code."""
+    """Run a stage or another process until SIGTERM or SIGINT; returns the exit code."""
     configure_logs(name, settings.log_level)
     try:
         if not await connection.check(settings.kafka):
@@ -106,6 +106,10 @@ async def run(name: Process, settings: Settings) -> int:
             from streams.scoreboard import process
 
             return await process.run(settings)
+        if name == "tier2-batch":
+            from streams import tier2_batch
+
+            return await tier2_batch.run(settings)
         async with _stage(name, settings) as stage:
             return await _run(stage, settings)
     except (SettingsError, ValueError, FileNotFoundError, RuntimeError) as exc:

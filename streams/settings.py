@@ -234,6 +234,15 @@ class Tier2Settings(FrontierSettings):
 
     spend: SpendSettings = SpendSettings()
     """For tier-2 and the judge together."""
+    backfill: Literal["calls", "batch"] = "calls"
+    """How the slow lane is answered: by calls like any ticket, or by the provider's batch interface, which
+    `headgate run tier2-batch` asks."""
+    batch_size: int = Field(1_000, ge=1, le=10_000)
+    """Most tickets of a batch."""
+    batch_wait_s: float = Field(300.0, gt=0)
+    """A smaller batch is submitted when its first ticket has waited so long."""
+    batch_poll_s: float = Field(60.0, gt=0)
+    """Between two looks at a batch."""
 
 
 class JudgeSettings(FrontierSettings):

@@ -3,12 +3,13 @@
 import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Literal
 
 from schemas.answers import HandoffReason
 from schemas.events import Event
 from schemas.tickets import Routed
-from schemas.topics import DRAFTS, HANDOFFS, TIER2
+from schemas.topics import DRAFTS, HANDOFFS, RETRY, TIER2
 from streams import tier2_metrics
 from streams.events import draft_event
 from streams.outcomes import handoff
@@ -56,7 +57,8 @@ async def stage_on(spend: SpendDesk, settings: Settings) -> AsyncIterator[Stage[
 
         yield Stage(
             "tier2",
-            TIER2,
+            # Else the slow lane is another process's (tier2_batch.py).
+            TIER2 if settings.tier2.backfill == "calls" else replace(TIER2, twins=(RETRY,)),
             Routed,
             singly(handle),
             give_up=to_a_person,

@@ -1,16 +1,19 @@
 """What the group's coordinator says: where its partitions stand, and who its members are."""
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from aiokafka import TopicPartition
+import structlog
+from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 from aiokafka.structs import OffsetAndMetadata
 
 from streams.runtime import offset_metadata
 from streams.runtime.offsets import CommitPoint
+
+log = structlog.get_logger()
 
 TRIES = 20
 RETRY_S = 0.25
@@ -46,6 +49,31 @@ async def committed(
             return {p: found[p] if found[p].offset >= 0 else None for p in wanted}
         await asyncio.sleep(RETRY_S)
     raise KafkaError(f"the coordinator of {group} gave no offsets")
+
+
+async def starts(
+    admin: AIOKafkaAdminClient, consumer: AIOKafkaConsumer, group: str, partitions: Sequence[TopicPartition]
+) -> dict[TopicPartition, CommitPoint]:
+    """Where work on each partition begins. Raises: as `commit_points`."""
+    if not partitions:
+        return {}
+    committed = await commit_points(admin, group, partitions)
+    first = await consumer.beginning_offsets(partitions)
+    end = await consumer.end_offsets(partitions)
+    points: dict[TopicPartition, CommitPoint] = {}
+    for partition, point in committed.items():
+        if point is not None and point.offset + point.begun > end[partition]:
+            log.warning(
+                "offset_past_the_end",
+                partition=str(partition),
+                committed=point.offset + point.begun,
+                end=end[partition],
+                consequence="the topic was made anew or cut: records above the commit point are done again",
+            )
+            # Offsets past the end are given to new records, which nobody has finished.
+            point = CommitPoint(point.offset) if point.offset <= end[partition] else None
+        points[partition] = point or CommitPoint(first[partition])
+    return points
 
 
 async def member_of(admin: AIOKafkaAdminClient, group: str, instance_id: str) -> str | None:

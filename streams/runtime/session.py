@@ -167,7 +167,7 @@ class Session(Generic[T]):
                     raise error
             if self.leaving:
                 return
-            points = await self._starts(list(deliveries))
+            points = await group.starts(self.admin, self.consumer, self.group, list(deliveries))
             memories = self._memories(deliveries)
             await seen.load(self.settings, {self._memory_of(p): m for p, m in memories.items()})
             if self.leaving or not self.consumer.assignment() >= set(deliveries):
@@ -187,27 +187,6 @@ class Session(Generic[T]):
         partition = Partition(self.stage, at, its_delivery, point, memory, self.dispatcher.committed)
         partition.task.add_done_callback(self._ended)
         self.dispatcher.add(partition)
-
-    async def _starts(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, CommitPoint]:
-        if not partitions:
-            return {}
-        committed = await group.commit_points(self.admin, self.group, partitions)
-        first = await self.consumer.beginning_offsets(partitions)
-        end = await self.consumer.end_offsets(partitions)
-        starts: dict[TopicPartition, CommitPoint] = {}
-        for partition, point in committed.items():
-            if point is not None and point.offset + point.begun > end[partition]:
-                log.warning(
-                    "offset_past_the_end",
-                    partition=str(partition),
-                    committed=point.offset + point.begun,
-                    end=end[partition],
-                    consequence="the topic was made anew or cut: records above the commit point are done again",
-                )
-                # Offsets past the end are given to new records, which nobody has finished.
-                point = CommitPoint(point.offset) if point.offset <= end[partition] else None
-            starts[partition] = point or CommitPoint(first[partition])
-        return starts
 
     def _memories(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, SeenTickets]:
         """What remembers tickets: parked ones were taken in before they were parked, so their partitions don't."""

@@ -102,6 +102,13 @@ LEAST: dict[str, dict[str, Any]] = {
     "Forgotten": {"at": AT},
     "Seen": {"at": AT, "origin": "tickets/0/7"},
     "SpendEntry": {"step": {"type": "reserve", "id": "a-1", "tenant": "default", "micro_usd": 7}},
+    "Batch": {
+        "partition": 0,
+        "target": "anthropic/m",
+        "phone_region": "US",
+        "tickets": [[7, "a-1", 9_000]],
+        "at": AT,
+    },
     "SpendSnapshot": {"offset": 3, "newest_s": 1.5, "windows": [], "pending": []},
 }
 """What its first version requires of each record. It never grows: a field that came later has a default."""

@@ -6,7 +6,6 @@ breaker, once.
 """
 
 import asyncio
-import ssl
 import time
 from collections.abc import Awaitable, Callable
 from math import inf
@@ -16,20 +15,14 @@ from typing import Self
 import httpx
 
 from workers.errors import PermanentError, RetryableError
-from workers.tier2 import rate_limits, wire
+from workers.tier2 import connection, rate_limits, wire
 from workers.tier2.breaker import Breaker
 from workers.tier2.hedging import Hedge
 from workers.tier2.pacing import Pacer, Permit, Tokens
 from workers.tier2.rate_limits import RateLimits
 from workers.tier2.targets import Target
 
-CONNECT_TIMEOUT_S = 10.0
-"""A guess: a healthy provider accepts a connection within a tenth of it."""
 READY_TIMEOUT_S = 3.0
-
-
-class NotSentError(RetryableError):
-    """The request never left: it can't have cost anything."""
 
 
 class BusyError(RetryableError):
@@ -55,7 +48,7 @@ class Caller:
         self._clock, self._sleep = clock, sleep
         self._turn = asyncio.Lock()
         self._changed = asyncio.Event()
-        self._http = _http(target.base_url)
+        self._http = connection.client(target.base_url)
 
     async def __aenter__(self) -> Self:
         return self
@@ -115,12 +108,13 @@ class Caller:
     async def call(self, permit: Permit, request: wire.Request, timeout_s: float) -> wire.Completion:
         """Make the call.
 
-        Raises: NotSentError; wire's errors; RetryableError if no answer came in time or the connection broke.
+        Raises: connection.within's and wire's errors.
         """
         started_s = self._clock()
         limits = RateLimits()
         try:
-            response = await self._post(request, timeout_s)
+            async with connection.within(timeout_s):
+                response = await self._http.post(request.path, headers=request.headers, content=request.body)
             limits = rate_limits.read(response.headers, time.time())
             completion = self._read(response, request)
         except BaseException as exc:
@@ -163,19 +157,6 @@ class Caller:
                 self.breaker.abandoned(now_s)
         self._changed.set()
 
-    async def _post(self, request: wire.Request, timeout_s: float) -> httpx.Response:
-        try:
-            async with asyncio.timeout(timeout_s):
-                return await self._http.post(request.path, headers=request.headers, content=request.body)
-        except TimeoutError as exc:
-            raise RetryableError(f"no answer within {timeout_s:.1f} s") from exc
-        except (httpx.ConnectError, httpx.ConnectTimeout) as exc:
-            if _is_untrusted(exc):
-                raise wire.TargetError("no connection: its certificate can't be verified") from exc
-            raise NotSentError(f"no connection: {type(exc).__name__}") from exc
-        except httpx.RequestError as exc:
-            raise RetryableError(f"the connection broke: {type(exc).__name__}") from exc
-
     async def ready(self) -> bool:
         """Whether the provider can be reached; costs nothing and sends no key."""
         try:
@@ -183,23 +164,3 @@ class Caller:
         except httpx.RequestError:
             return False
         return True
-
-
-def _is_untrusted(error: BaseException | None) -> bool:
-    """Whether a certificate that failed to verify is behind it."""
-    while error is not None and not isinstance(error, ssl.SSLCertVerificationError):
-        error = error.__cause__ or error.__context__
-    return error is not None
-
-
-def _http(base_url: str) -> httpx.AsyncClient:
-    return httpx.AsyncClient(
-        base_url=base_url.rstrip("/").removesuffix("/v1"),
-        http2=True,
-        # asyncio.timeout bounds the whole call; httpx's own limits are per read, which a dripping server never meets.
-        timeout=httpx.Timeout(None, connect=CONNECT_TIMEOUT_S),
-        # The pacer bounds the calls in flight; a second bound here would only queue them unseen.
-        limits=httpx.Limits(max_connections=None, max_keepalive_connections=64),
-        # A company's proxy settings are for the provider, not for a server on this machine.
-        mounts={"all://127.0.0.1": None, "all://localhost": None},
-    )

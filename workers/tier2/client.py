@@ -147,7 +147,7 @@ class Tier2:
             raise _handoff("spend_limit", exc, story) from exc
         except PermanentError as exc:
             raise _handoff("rejected", exc, story) from exc
-        return _draft(routed, answered, story, self._clock() - began_s)
+        return draft(routed, answered, story, self._clock() - began_s)
 
     async def ready(self) -> bool:
         """Whether any provider can be reached; costs nothing and sends no key."""
@@ -248,7 +248,8 @@ class Tier2:
         raise error
 
 
-def _draft(routed: Routed, answered: Answered, story: Story, duration_s: float) -> Draft:
+def draft(routed: Routed, answered: Answered, story: Story, duration_s: float) -> Draft:
+    """An answer on its way to the checker, with the customer's data in it again."""
     completion = answered.completion
     return Draft(
         routed=routed,

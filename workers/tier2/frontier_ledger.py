@@ -34,6 +34,8 @@ class FrontierLedger:
     open: int = 0
     """Calls whose response isn't over."""
     rate_limited: int = 0
+    batches: int = 0
+    """Batches that were made."""
     faults: Counter[str] = field(default_factory=Counter)
     """Calls that went wrong on purpose, by the fault's name."""
     used: Counter[Window] = field(default_factory=Counter)
@@ -60,6 +62,7 @@ class FrontierLedger:
             "open": self.open,
             "answered": delivered.calls,
             "rate_limited": self.rate_limited,
+            "batches": self.batches,
             "charged": delivered.calls + broken.calls,
             "cost_micro_usd": delivered.cost_micro_usd + broken.cost_micro_usd,
             "delivered": delivered.plain(),

@@ -12,7 +12,8 @@ from datetime import UTC, date, datetime
 
 from workers.errors import PermanentError, RetryableError
 from workers.tier2 import wire
-from workers.tier2.caller import Caller, NotSentError
+from workers.tier2.caller import Caller
+from workers.tier2.connection import NotSentError
 from workers.tier2.pacing import Tokens
 from workers.tier2.prices import Prices
 from workers.tier2.spend import Spend

@@ -77,15 +77,16 @@ class Price(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         )
         return math.ceil(cost * self.batch_factor if batch else cost)
 
-    def worst_case_micro_usd(self, prompt_tokens: int, max_tokens: int) -> int:
+    def worst_case_micro_usd(self, prompt_tokens: int, max_tokens: int, batch: bool = False) -> int:
         """What a call can cost at most whose prompt has no more than `prompt_tokens`: the dearest kind of input, the
         longest answer, long-context prices if they could apply."""
         possible = {self.rates, self._rates_for(prompt_tokens)}
         # In a table of one's own any of the three kinds of input could be the dearest.
-        return max(
-            math.ceil(prompt_tokens * max(input_, cached, cache_write) + max_tokens * output)
+        worst = max(
+            prompt_tokens * max(input_, cached, cache_write) + max_tokens * output
             for input_, output, cached, cache_write in possible
         )
+        return math.ceil(worst * self.batch_factor if batch else worst)
 
     def _rates_for(self, prompt_tokens: int) -> _Rates:
         """Both providers charge all of a long prompt, cached tokens included, and its answer at the long prices."""

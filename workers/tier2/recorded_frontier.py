@@ -5,8 +5,9 @@
 For the demo and the tests: tier-2's client can't tell it from a provider, people
 can: every response carries `x-headgate-recording: true` and the start says so.
 It enforces rate limits and keeps books as a provider does. Asked as a judge, it
-grades by the ticket's rubric. POST /v1/messages, POST /v1/chat/completions,
-GET /v1/models/NAME, GET /health, GET /ledger; PUT /limits for tests.
+grades by the ticket's rubric. POST /v1/messages, POST /v1/chat/completions and
+both batch interfaces (recorded_batches.py), GET /v1/models/NAME, GET /health,
+GET /ledger; PUT /limits for tests.
 """
 
 import argparse
@@ -23,14 +24,15 @@ from pathlib import Path
 import msgspec
 from aiohttp import web
 
-from schemas.generations import Usage
 from workers.learning.company import load_company
 from workers.tier2 import provider_side
 from workers.tier2.enforced_limits import USUAL_BURST_S, EnforcedLimits, LimitsPerMinute, Window, asked_of, used_by
 from workers.tier2.frontier_ledger import FrontierLedger
-from workers.tier2.prices import Price, Prices
+from workers.tier2.prices import Price
 from workers.tier2.provider_side import Asked, RefusedError, Reply
-from workers.tier2.recording import CHARS_PER_TOKEN, PromptCache, Recordings, pace_of, tokens_in
+from workers.tier2.recorded_answers import RecordedAnswers, no_recording
+from workers.tier2.recorded_batches import BatchFaults, RecordedBatches, no_batch_faults
+from workers.tier2.recording import Recordings, pace_of
 from workers.tier2.wire import Provider
 
 
@@ -52,6 +54,8 @@ class Fault:
     outcome: RefusedError | Spoiled
 
 
+MAX_BODY_BYTES = 256 * 1024 * 1024
+"""Anthropic's limit for a batch."""
 Faults = Callable[[Provider], Fault | None]
 """Asked at every call; None lets it be answered."""
 
@@ -68,27 +72,25 @@ class RecordedFrontier:
         self, recordings: Recordings, limits: LimitsPerMinute, burst_s: float, latency_scale: float, faults: Faults
     ) -> None:
         now_s = time.monotonic()
-        self._recordings = recordings
+        self.answers = RecordedAnswers(recordings)
+        self.books = FrontierLedger()
         self._latency_scale = latency_scale
         self._limits: dict[Provider, EnforcedLimits] = {
             "anthropic": EnforcedLimits("anthropic", limits, burst_s, now_s),
             "openai": EnforcedLimits("openai", limits, burst_s, now_s),
         }
         self._faults = faults
-        self._prices = Prices.load()
-        self._cache = PromptCache()
-        self._ledger = FrontierLedger()
 
     def route(self, provider: Provider) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
         """The handler of one provider's route."""
 
         async def handle(request: web.Request) -> web.StreamResponse:
-            self._ledger.calls += 1
-            self._ledger.open += 1
+            self.books.calls += 1
+            self.books.open += 1
             try:
                 return await self._respond(request, provider, f"req_{uuid.uuid4().hex}")
             finally:
-                self._ledger.open -= 1
+                self.books.open -= 1
 
         return handle
 
@@ -96,7 +98,7 @@ class RecordedFrontier:
         try:
             provider_side.authenticate(provider, request.headers)
             asked = provider_side.read(provider, await request.read())
-            price = self._price(provider, asked.model)
+            price = self.answers.price(provider, asked.model)
             spoiled = self._fault(provider)
             begun = self._begin(provider, asked, price)
         except RefusedError as exc:
@@ -116,11 +118,11 @@ class RecordedFrontier:
 
     async def health(self, _: web.Request) -> web.Response:
         """What is served."""
-        return web.json_response({"status": "ok", "recording": True, "recorded_answers": len(self._recordings)})
+        return web.json_response({"status": "ok", "recording": True, "recorded_answers": len(self.answers)})
 
     async def ledger(self, _: web.Request) -> web.Response:
         """The books."""
-        return web.json_response(self._ledger.plain())
+        return web.json_response(self.books.plain())
 
     async def change_limits(self, request: web.Request) -> web.Response:
         """Other limits for both providers from now on; one that is left out is lifted."""
@@ -136,7 +138,7 @@ class RecordedFrontier:
         fault = self._faults(provider)
         if fault is None:
             return None
-        self._ledger.faults[fault.name] += 1
+        self.books.faults[fault.name] += 1
         if isinstance(fault.outcome, RefusedError):
             raise fault.outcome
         return fault.outcome
@@ -146,29 +148,17 @@ class RecordedFrontier:
         return provider_side.headers(provider, request_id, states, datetime.now(UTC))
 
     def _refusal(self, provider: Provider, refused: RefusedError, request_id: str) -> web.Response:
-        self._ledger.rate_limited += refused.status == 429
+        self.books.rate_limited += refused.status == 429
         headers = self._headers(provider, request_id)
         if refused.retry_after_s is not None:
             headers["retry-after"] = str(math.ceil(refused.retry_after_s))
         body = provider_side.error_body(provider, refused, request_id)
         return web.json_response(body, status=refused.status, headers=headers)
 
-    def _price(self, provider: Provider, model: str) -> Price:
-        """What the model costs today. Raises: RefusedError if it isn't the provider's."""
-        try:
-            price = self._prices.of(model, datetime.now(UTC).date())
-        except ValueError:
-            price = None
-        if price is None or price.provider != provider:
-            raise RefusedError("not_found_error", f"model: {model}", code="model_not_found")
-        return price
-
     def _begin(self, provider: Provider, asked: Asked, price: Price) -> "_Begun":
         """Find the answer and take the call's share of the limits. Raises: RefusedError."""
-        recorded = self._recordings.reply(asked.user)
-        whole = recorded[1] if recorded else ""
-        text = whole[: asked.max_tokens * CHARS_PER_TOKEN]
-        usage = self._usage(provider, asked, text)
+        answer = self.answers.answer(provider, asked)
+        reply, usage = answer.reply, answer.reply.usage
         taken = asked_of(provider, usage, asked.max_tokens)
         limits = self._limits[provider]
         if exceeded := limits.admit(taken, time.monotonic()):
@@ -178,25 +168,11 @@ class RecordedFrontier:
                 code="rate_limit_exceeded",
                 retry_after_s=exceeded.wait_s,
             )
-        if recorded is None:
+        if answer.ticket_id is None:
             limits.correct(taken, {"requests": 1}, time.monotonic())
-            raise RefusedError("invalid_request_error", "no recording for this ticket", code="no_recording")
-        complete = len(text) == len(whole)
-        reply = Reply(uuid.uuid4().hex, asked.model, text, complete, usage, created_s=int(time.time()))
-        duration_s = pace_of(recorded[0].ticket_id).seconds(usage.completion_tokens) * self._latency_scale
+            raise no_recording()
+        duration_s = pace_of(answer.ticket_id).seconds(usage.completion_tokens) * self._latency_scale
         return _Begun(reply, price.cost_micro_usd(usage), taken, duration_s)
-
-    def _usage(self, provider: Provider, asked: Asked, text: str) -> Usage:
-        system_tokens = tokens_in(asked.system)
-        in_cache = self._cache.read(asked.model, asked.system, time.monotonic())
-        # OpenAI caches in steps of 128 tokens and doesn't report what it writes.
-        cached_tokens = system_tokens if provider == "anthropic" else system_tokens // 128 * 128
-        return Usage(
-            prompt_tokens=system_tokens + tokens_in(asked.user),
-            completion_tokens=tokens_in(text),
-            cached_tokens=cached_tokens if in_cache else 0,
-            cache_write_tokens=system_tokens if in_cache is False and provider == "anthropic" else 0,
-        )
 
     async def _finish(
         self, request: web.Request, provider: Provider, begun: "_Begun", spoiled: Spoiled | None, request_id: str
@@ -216,7 +192,7 @@ class RecordedFrontier:
             delivered = not hung_up and (spoiled is None or spoiled.delivered)
         finally:
             # A caller who hangs up, which ends the handler with an exception, is charged: the work has begun.
-            self._ledger.charge(reply.model, "delivered" if delivered else "broken", begun.cost_micro_usd, used)
+            self.books.charge(reply.model, "delivered" if delivered else "broken", begun.cost_micro_usd, used)
         return response
 
 
@@ -248,13 +224,17 @@ def application(
     output_tokens_per_minute: int | None = None,
     burst_s: float = USUAL_BURST_S,
     faults: Faults = no_faults,
+    batch_s: float = 10.0,
+    batch_faults: BatchFaults = no_batch_faults,
 ) -> web.Application:
-    """The server as an aiohttp application."""
+    """The server as an aiohttp application; a batch ends after `batch_s`."""
     limits = LimitsPerMinute(requests_per_minute, tokens_per_minute, output_tokens_per_minute)
     frontier = RecordedFrontier(recordings, limits, burst_s, latency_scale, faults)
-    app = web.Application()
+    batches = RecordedBatches(frontier.answers, frontier.books, batch_s, batch_faults)
+    app = web.Application(client_max_size=MAX_BODY_BYTES)
     app.add_routes(
         [
+            *batches.routes(),
             web.post("/v1/messages", frontier.route("anthropic")),
             web.post("/v1/chat/completions", frontier.route("openai")),
             web.get("/v1/models/{name}", frontier.model),
@@ -278,6 +258,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--company", type=Path, required=True, help="the folder whose reference answers are replayed")
     parser.add_argument("--latency-scale", type=float, default=1.0, help="times the usual latency; 0 answers at once")
+    parser.add_argument("--batch-s", type=float, default=10.0, help="seconds until a batch has ended")
     parser.add_argument("--requests-per-minute", type=int, help="answer 429 past this rate; no limit by default")
     parser.add_argument("--tokens-per-minute", type=int, help="answer 429 past this rate; no limit by default")
     args = parser.parse_args(arguments)
@@ -288,6 +269,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             latency_scale=args.latency_scale,
             requests_per_minute=args.requests_per_minute,
             tokens_per_minute=args.tokens_per_minute,
+            batch_s=args.batch_s,
         )
         notice = (
             f"RECORDING on {args.host}:{args.port}: replays {len(recordings)} answers "

@@ -87,7 +87,7 @@ class Completion:
 def request(provider: Provider, *, api_key: str, model: str, system: str, user: str, max_tokens: int) -> Request:
     """The request for one answer."""
     if provider == "anthropic":
-        path, headers = "/v1/messages", {"x-api-key": api_key, "anthropic-version": ANTHROPIC_VERSION}
+        path = "/v1/messages"
         body: dict[str, object] = {
             "model": model,
             "max_tokens": max_tokens,
@@ -95,14 +95,21 @@ def request(provider: Provider, *, api_key: str, model: str, system: str, user: 
             "messages": [{"role": "user", "content": user}],
         }
     else:
-        path, headers = "/v1/chat/completions", {"authorization": f"Bearer {api_key}"}
+        path = "/v1/chat/completions"
         body = {
             "model": model,
             "max_completion_tokens": max_tokens,
             "messages": [{"role": "system", "content": system}, {"role": "user", "content": user}],
         }
-    headers["content-type"] = "application/json"
+    headers = {**auth(provider, api_key), "content-type": "application/json"}
     return Request(path, headers, orjson.dumps(body), private=f"{api_key}\n{system}\n{user}")
+
+
+def auth(provider: Provider, api_key: str) -> dict[str, str]:
+    """The headers that every request carries."""
+    if provider == "anthropic":
+        return {"x-api-key": api_key, "anthropic-version": ANTHROPIC_VERSION}
+    return {"authorization": f"Bearer {api_key}"}
 
 
 def completion(provider: Provider, body: bytes) -> Completion:
@@ -120,9 +127,10 @@ def same_model(asked: str, answered: str) -> bool:
 
 
 def failure(
-    status: int, headers: Mapping[str, str], body: bytes, now_s: float, private: str
+    status: int, headers: Mapping[str, str], body: bytes, now_s: float, private: str | None
 ) -> RetryableError | PermanentError:
     """What a response other than 200 means. `headers` are looked up in lower case; `now_s` is seconds since the epoch.
+    Without `private` nothing of the provider's message is told.
 
     408, 409, 429, 5xx (529 included) may go better later; the rest never will. 401, 403, 404 and an empty account are
     about the provider, the others about the ticket.
@@ -136,7 +144,7 @@ def failure(
             return RateLimitedError(said, wait_s)
         return TurnedAwayError(said, wait_s) if _charged_nothing(status) else RetryableError(said, wait_s)
     # A provider may quote the key it refuses, in part.
-    shown = "" if status == 401 else _shown(message, private)
+    shown = "" if status == 401 or private is None else _shown(message, private)
     reason = f"{said}: {shown}" if shown else said
     if status in _OF_THE_TARGET or kind == _QUOTA_IS_GONE:
         return TargetError(reason)
