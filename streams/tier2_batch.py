@@ -23,6 +23,7 @@ from schemas.topics import BACKFILL, BATCHES, TIER2
 from streams.batch_collector import Desk
 from streams.batch_lane import BatchLane
 from streams.batch_partition import BatchPartition
+from streams.connection import connection
 from streams.read import raw, reader
 from streams.runtime import group, metrics
 from streams.runtime.closing import closed
@@ -171,11 +172,11 @@ async def _opened(
     """The slow lane's partitions, and the open batches of each by key. Former owners are fenced first: only then is
     their last commit final. Raises: KafkaError; TopicsError."""
     topic, of_group = kafka.topic_prefix + TIER2.name + BACKFILL, f"{kafka.topic_prefix}headgate-tier2"
-    counts = await partition_counts(kafka.bootstrap_servers, [topic])
+    counts = await partition_counts(kafka, [topic])
     all_at = [TopicPartition(topic, number) for number in range(counts[topic])]
     deliveries = {at: ExactlyOnce(kafka, of_group, at) for at in all_at}
     consumers = {at: _consumer(kafka) for at in all_at}
-    admin = AIOKafkaAdminClient(bootstrap_servers=kafka.bootstrap_servers, client_id="headgate-tier2-batch-admin")
+    admin = AIOKafkaAdminClient(**connection(kafka), client_id="headgate-tier2-batch-admin")
     try:
         for delivery in deliveries.values():
             await delivery.start()
@@ -195,7 +196,7 @@ async def _opened(
 
 def _consumer(kafka: KafkaSettings) -> AIOKafkaConsumer:
     return AIOKafkaConsumer(
-        bootstrap_servers=kafka.bootstrap_servers,
+        **connection(kafka),
         client_id="headgate-tier2-batch",
         isolation_level="read_committed",
         enable_auto_commit=False,

@@ -111,7 +111,7 @@ class RecordedFrontier:
         name = request.match_info["name"]
         try:
             provider_side.authenticate(provider, request.headers)
-            self._price(provider, name)
+            self.answers.price(provider, name)
         except RefusedError as exc:
             return self._refusal(provider, exc, f"req_{uuid.uuid4().hex}")
         return web.json_response({"id": name})
