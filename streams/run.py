@@ -10,12 +10,14 @@ import signal
 import sys
 import time
 from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
 from typing import Any, Literal, get_args
 
 import orjson
 import structlog
 
 from schemas.events import StageName
+from streams import telemetry
 from streams.runtime import metrics
 from streams.runtime.group import DuplicateInstanceError
 from streams.runtime.loop import StageLoop, tune_interpreter
@@ -103,8 +105,9 @@ async def run(name: Process, settings: Settings) -> int:
             from streams.scoreboard import process
 
             return await process.run(settings)
-        async with _stage(name, settings) as stage:
-            return await _run(stage, settings)
+        with telemetry.collected(name) as spans:
+            async with _stage(name, settings) as stage:
+                return await _run(replace(stage, spans=spans), settings)
     except (SettingsError, ValueError, FileNotFoundError, RuntimeError) as exc:
         # Whatever a stage raises while it is being built comes from what it was configured with.
         log.error("stage_not_started", error=str(exc), next="correct the setting named and start again")
