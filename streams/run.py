@@ -105,9 +105,8 @@ async def run(name: Process, settings: Settings) -> int:
             from streams.scoreboard import process
 
             return await process.run(settings)
-        with telemetry.collected(name) as spans:
-            async with _stage(name, settings) as stage:
-                return await _run(replace(stage, spans=spans), settings)
+        async with telemetry.collected(name) as spans, _stage(name, settings) as stage:
+            return await _run(replace(stage, spans=spans), settings)
     except (SettingsError, ValueError, FileNotFoundError, RuntimeError) as exc:
         # Whatever a stage raises while it is being built comes from what it was configured with.
         log.error("stage_not_started", error=str(exc), next="correct the setting named and start again")

@@ -4,9 +4,10 @@ OTEL_EXPORTER_OTLP_ENDPOINT (or OTEL_EXPORTER_OTLP_TRACES_ENDPOINT) turns them o
 the specification says (service name, resource, sampler, headers, batches).
 """
 
+import asyncio
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from threading import Thread
 from typing import TYPE_CHECKING
 
@@ -41,8 +42,8 @@ def is_collected(environment: Mapping[str, str]) -> bool:
     return True
 
 
-@contextmanager
-def collected(stage: StageName) -> Iterator["Spans | None"]:
+@asynccontextmanager
+async def collected(stage: StageName) -> AsyncIterator["Spans | None"]:
     """What writes the stage's spans; None where nobody collects them.
 
     Raises: SettingsError as `is_collected`, and where the extra `telemetry` is not installed.
@@ -71,4 +72,4 @@ def collected(stage: StageName) -> Iterator["Spans | None"]:
         # It tries for up to 30 s where the collector is away.
         flushing = Thread(target=provider.shutdown, name="telemetry-flush", daemon=True)
         flushing.start()
-        flushing.join(FLUSH_LIMIT_S)
+        await asyncio.to_thread(flushing.join, FLUSH_LIMIT_S)
