@@ -164,6 +164,16 @@ def test_the_runbooks_commands_and_settings_exist(registered: dict[str, set[str]
     assert set(re.findall(r"`(headgate_\w+)", RUNBOOKS)) <= set(registered)
 
 
+def test_every_metric_is_documented_and_no_other(registered: dict[str, set[str]]) -> None:
+    """The table in docs/runtime.md is the metrics that there are."""
+    text = (ROOT / "docs" / "runtime.md").read_text("utf-8")
+    (table,) = re.findall(r"^\| Metric \|.*\n\|[-|]+\|\n((?:\|.*\n)+)", text, re.M)
+    ours = {f"{m.name}_total" if m.type == "counter" else m.name for m in REGISTRY.collect()}
+    assert set(re.findall(r"headgate_\w+", table)) == {name for name in ours if name.startswith("headgate_")}
+    elsewhere = "".join(path.read_text("utf-8") for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+    assert set(re.findall(r"`(headgate_\w+)`", elsewhere)) <= set(registered)
+
+
 def test_a_stage_has_a_dead_letter_counter_before_the_first_dead_letter() -> None:
     """Else the first has no increase, and nobody is told."""
     metrics.begin("judge")
