@@ -37,7 +37,7 @@ from opentelemetry.util.types import AttributeValue
 from streams.runtime.headers import Parked, Trace, trace_of
 from streams.runtime.messages import Settled
 from streams.runtime.partition import Work
-from streams.runtime.stage import DeadLetter
+from streams.runtime.stage import DeadLetter, Done
 from workers.model_calls import WATCHER, ModelCall
 
 Attributes = dict[str, AttributeValue]
@@ -106,8 +106,7 @@ class Spans:
     def call(self, works: Sequence[Work[Any]], batched: bool) -> Iterator[None]:
         """Around a call of the handler. The batch's span links to its records', and each of these to the batch's."""
         now_ns = time.time_ns()
-        for work in works:
-            work.begun = work.begun or Begun(now_ns, [])
+        begun = [_begun(work, now_ns) for work in works]
         if not batched:
             with self._watching(self._own(works[0])):
                 yield
@@ -117,9 +116,8 @@ class Spans:
         batch = self._tracer.start_span(
             f"process {name} batch", Context(), SpanKind.CONSUMER, attributes, links, start_time=now_ns
         )
-        for work in works:
-            if work.begun:
-                work.begun.batches.append(Link(batch.get_span_context()))
+        for its in begun:
+            its.batches.append(Link(batch.get_span_context()))
         try:
             with self._watching(batch.get_span_context()):
                 yield
@@ -140,25 +138,25 @@ class Spans:
         now_ns = time.time_ns()
         for work, settled in commit:
             if not isinstance(settled.result, Parked):
-                self._write(work, settled, now_ns)
+                self._write(work, settled.result, settled.attempts, now_ns)
 
-    def _write(self, work: Work[Any], settled: Settled, now_ns: int) -> None:
-        trace = self._trace(work)
-        begun = work.begun or Begun(now_ns, [])
+    def _write(self, work: Work[Any], result: Done | DeadLetter, attempts: int, now_ns: int) -> None:
+        # One that no handler saw (poison, a duplicate) begins and ends here.
+        trace, begun = self._trace(work), _begun(work, now_ns)
         self._ids.planned = trace
         try:
             span = self._tracer.start_span(
                 f"process {work.source.topic}",
                 _within(_context(trace, trace.parent_id, is_remote=True)) if trace.parent_id else Context(),
                 SpanKind.CONSUMER,
-                _of_record(work, settled),
+                _of_record(work, result, attempts),
                 begun.batches,
                 begun.at_ns,
             )
         finally:
             self._ids.planned = None
-        if isinstance(settled.result, DeadLetter):
-            span.set_status(Status(StatusCode.ERROR, settled.result.reason))
+        if isinstance(result, DeadLetter):
+            span.set_status(Status(StatusCode.ERROR, result.reason))
         span.end(now_ns)
 
     def _called(self, parent: Context, call: ModelCall) -> None:
@@ -179,6 +177,11 @@ class Spans:
         return _context(trace, trace.span_id, is_remote=False)
 
 
+def _begun(work: Work[Any], now_ns: int) -> Begun:
+    work.begun = work.begun or Begun(now_ns, [])
+    return work.begun
+
+
 def _within(parent: SpanContext) -> Context:
     return set_span_in_context(NonRecordingSpan(parent), Context())
 
@@ -196,18 +199,16 @@ def _process(topic: str) -> Attributes:
     }
 
 
-def _of_record(work: Work[Any], settled: Settled) -> Attributes:
+def _of_record(work: Work[Any], result: Done | DeadLetter, attempts: int) -> Attributes:
     """What its log line says, too."""
-    source, result = work.source, settled.result
+    source = work.source
     attributes = _process(source.topic) | {
         "messaging.destination.partition.id": str(source.partition),
         "messaging.kafka.offset": source.offset,
-        "headgate.attempts": settled.attempts,
+        "headgate.attempts": attempts,
     }
     if isinstance(result, DeadLetter):
         return attributes | {"headgate.outcome": "dead_lettered", "error.type": result.exception or "DeadLetter"}
-    if isinstance(result, Parked):
-        return attributes
     event = result.event
     return attributes | {
         "headgate.outcome": event.outcome,
