@@ -166,7 +166,7 @@ async def test_operators_see_a_certificate_come_and_fall(configured: Settings) -
     certifying = asyncio.create_task(
         certify.run(configured.model_copy(update=quick), once=False, dry_run=False, console=Console(quiet=True))
     )
-    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30.0) as client:
 
         async def sees(*samples: str) -> bool:
             with suppress(httpx.TransportError):
