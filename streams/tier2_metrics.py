@@ -7,6 +7,7 @@ from prometheus_client import Gauge
 from schemas.spend import Period
 from workers.tier2.caller import Caller
 from workers.tier2.client import Tier2
+from workers.tier2.spend import SpendLimits, limits_of
 from workers.tier2.spend_book import PERIODS
 from workers.tier2.spend_desk import SpendDesk
 
@@ -19,9 +20,14 @@ SPENT = Gauge(
     "What counts in the current UTC period, over all processes: costs, and the worst cases of calls under way.",
     ["period"],
 )
+LIMIT = Gauge(
+    "headgate_tier2_spend_limit_usd",
+    "The limit of the period for all tenants together, where there is one.",
+    ["period"],
+)
 
 
-def show(tier2: Tier2, spend: SpendDesk) -> None:
+def show(tier2: Tier2, spend: SpendDesk, limits: SpendLimits) -> None:
     """Have the metrics tell of these from now on."""
     for name, caller in tier2.callers.items():
         CONCURRENCY.labels(name).set_function(partial(_concurrency, caller))
@@ -30,6 +36,10 @@ def show(tier2: Tier2, spend: SpendDesk) -> None:
         BREAKER.labels(name).set_function(partial(_broken, caller))
     for period in PERIODS:
         SPENT.labels(period).set_function(partial(_spent_usd, spend, period))
+    LIMIT.clear()
+    for limit in limits_of(limits, ""):
+        if limit.scope == "all":
+            LIMIT.labels(limit.period).set(limit.micro_usd / 1e6)
 
 
 def _concurrency(caller: Caller) -> float:

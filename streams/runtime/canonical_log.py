@@ -7,11 +7,15 @@ from typing import Any
 
 import structlog
 
+from schemas.answers import GateReason
 from schemas.events import Event, StageName
 from streams.runtime import metrics
 from streams.runtime.headers import Parked
 from streams.runtime.messages import Settled
 from streams.runtime.stage import DeadLetter
+
+FATES = frozenset({"answered", "escalated", "handed_off"})
+"""Outcomes that say what became of a ticket."""
 
 log = structlog.get_logger()
 
@@ -21,6 +25,7 @@ def report(stage: StageName, commit: Sequence[Settled]) -> None:
     logger = log.bind()
     informs = logger.is_enabled_for(logging.INFO)
     outcomes: defaultdict[str, int] = defaultdict(int)
+    fates: defaultdict[tuple[str, str, str], int] = defaultdict(int)
     age_seconds = metrics.AGE_SECONDS.labels(stage)
     cost_usd = 0.0
     for settled in commit:
@@ -34,13 +39,25 @@ def report(stage: StageName, commit: Sequence[Settled]) -> None:
         else:
             event = result.event
             outcomes[event.outcome] += 1
+            if event.outcome in FATES:
+                fates[_fate(event)] += 1
             cost_usd += event.cost_usd
             age_seconds.observe(event.age_s)
             if informs:
                 logger.info(f"ticket_{event.outcome}", **_facts(event), **_where(settled))
     for outcome, count in outcomes.items():
         metrics.RECORDS.labels(stage, outcome).inc(count)
+    for fate, count in fates.items():
+        metrics.TICKETS.labels(*fate).inc(count)
     metrics.COST_USD.labels(stage).inc(cost_usd)
+
+
+def _fate(event: Event) -> tuple[str, str, str]:
+    """Outcome, tier and category, as the scoreboard counts them: an escalation is tier-1's, whoever says so."""
+    if event.outcome != "escalated":
+        return event.outcome, event.tier, event.category
+    is_shadow = tuple(event.reasons) == (GateReason.SHADOW.value,)
+    return "shadowed" if is_shadow else "escalated", "tier1", event.category
 
 
 def _facts(event: Event) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import random
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from typing import Generic, TypeVar
 
 import structlog
@@ -43,6 +44,7 @@ SINGLES = 32
 """How many records of one partition begin in its turn where each is a call of its own."""
 SATURATED_POLL_S = 0.05
 """How soon a saturated worker is asked again when nothing else happens."""
+UNTRACED = nullcontext()
 
 
 class Dispatcher(Generic[T]):
@@ -244,7 +246,9 @@ class Dispatcher(Generic[T]):
         task.add_done_callback(self._ended)
 
     async def _run(self, batch: Sequence[Work[T]]) -> None:
-        results = await handled(self.stage, [work.record for work in batch if work.record])
+        spans = self.stage.spans
+        with spans.call(batch, self.stage.batch_size > 1) if spans else UNTRACED:
+            results = await handled(self.stage, [work.record for work in batch if work.record])
         for work, result in zip(batch, results, strict=True):
             self._conclude(work, result)
 

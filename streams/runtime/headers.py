@@ -5,6 +5,7 @@ import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
+from typing import NamedTuple
 
 from streams.runtime.stage import DeadLetter, Headers, Origin
 
@@ -54,7 +55,7 @@ class OutputHeaders:
         self._stage = stage
         self._source = f"{stage}/{origin}"
         self._time = _moment(now)
-        self._traceparent = _traceparent(self._source, incoming)
+        self._traceparent = trace_of(stage, origin, incoming).traceparent
 
     def of(self, record_type: str, number: int) -> Headers:
         """Of output `number`. The same input gives the same ce_id."""
@@ -82,17 +83,32 @@ def _moment(now: float) -> bytes:
     return datetime.fromtimestamp(now, UTC).isoformat().encode()
 
 
-def next_traceparent(stage: str, origin: Origin, incoming: Headers) -> bytes:
-    """The incoming trace with this stage's own span; a new trace where the record came without one."""
-    return _traceparent(f"{stage}/{origin}", incoming)
+class Trace(NamedTuple):
+    """Where a stage's work on a record stands in the record's trace; ids as hexadecimal digits."""
+
+    trace_id: bytes
+    span_id: bytes
+    """Of the stage's own span, which its outputs name as their parent."""
+    parent_id: bytes
+    """Of the span that the record came from; empty where the trace begins here."""
+    flags: bytes
+
+    @property
+    def traceparent(self) -> bytes:
+        """As the outputs carry it."""
+        return b"00-" + self.trace_id + b"-" + self.span_id + b"-" + self.flags
 
 
-def _traceparent(source: str, incoming: Headers) -> bytes:
-    digest = hashlib.sha256(source.encode()).hexdigest().encode()
+def trace_of(stage: str, origin: Origin, incoming: Headers) -> Trace:
+    """The incoming trace goes on in a span of the stage's own; a new one begins where the record came without.
+
+    The same record gives the same ids, whoever works on it and however often.
+    """
+    digest = hashlib.sha256(f"{stage}/{origin}".encode()).hexdigest().encode()
     parent = next((value for name, value in incoming if name == "traceparent"), b"")
     match = _TRACEPARENT.fullmatch(parent or b"")
-    trace_id, flags = (match[1], match[3]) if match else (digest[:32], b"01")
-    return b"00-" + trace_id + b"-" + digest[32:48] + b"-" + flags
+    trace_id, parent_id, flags = (match[1], match[2], match[3]) if match else (digest[:32], b"", b"01")
+    return Trace(trace_id, digest[32:48], parent_id, flags)
 
 
 _PARKED = "headgate-parked-"

@@ -56,6 +56,7 @@ class StageLoop(Generic[T]):
         self.stopping = asyncio.Event()
         self._session: Session[T] | None = None
         self._beat = time.monotonic()
+        metrics.begin(stage.name)
 
     @property
     def joined(self) -> bool:

@@ -1,4 +1,4 @@
-"""Prometheus metrics of a stage, and its health pages, on one small HTTP server in a thread of its own.
+"""Prometheus metrics of a stage, and a process's health pages, on one small HTTP server in a thread of its own.
 
 In a thread, so that /healthz still answers, and says so, when the event loop hangs.
 """
@@ -14,7 +14,14 @@ from prometheus_client import Counter, Gauge, Histogram, make_wsgi_app
 from streams.settings import SettingsError
 
 RECORDS = Counter("headgate_records_total", "Records finished, by outcome.", ["stage", "outcome"])
+TICKETS = Counter(
+    "headgate_tickets_total",
+    "What became of tickets: answered, escalated, shadowed (a draft made to be judged only) or handed_off. An "
+    "escalation is tier-1's.",
+    ["outcome", "tier", "category"],
+)
 COST_USD = Counter("headgate_cost_usd_total", "Dollars spent on finished records.", ["stage"])
+READY = Gauge("headgate_ready", "1 while /readyz says so: partitions assigned, engine or provider reachable.")
 IN_FLIGHT = Gauge("headgate_records_in_flight", "Records that a handler has.", ["stage", "lane"])
 EXPOSED = Gauge(
     "headgate_calls_exposed",
@@ -61,6 +68,11 @@ TRANSACTION_RECORDS = Histogram(
 )
 
 
+def begin(stage: str) -> None:
+    """A counter that appears with its first dead letter has no increase: it must be there before."""
+    RECORDS.labels(stage, "dead_lettered")
+
+
 @dataclass(frozen=True, slots=True)
 class Health:
     """What the pages ask: both are called from the server's thread and must not block."""
@@ -80,6 +92,7 @@ def serve(port: int, health: Health) -> WSGIServer:
     Raises: SettingsError if the port is taken.
     """
     metrics_app = make_wsgi_app()
+    READY.set_function(lambda: float(health.ready()))
 
     def app(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         probe = {"/healthz": health.alive, "/readyz": health.ready}.get(environ["PATH_INFO"])

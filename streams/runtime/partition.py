@@ -11,7 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from aiokafka import TopicPartition
 from aiokafka.structs import ConsumerRecord
@@ -27,6 +27,9 @@ from streams.runtime.messages import Message, Settled, finished
 from streams.runtime.offsets import CommitPoint, Offsets
 from streams.runtime.seen import SeenTickets
 from streams.runtime.stage import DeadLetter, Origin, Record, Stage
+
+if TYPE_CHECKING:
+    from streams.runtime.spans import Begun
 
 T = TypeVar("T", bound=Struct)
 
@@ -59,6 +62,8 @@ class Work(Struct, Generic[T], eq=False):
     first_failed_s: float | None = None
     due_s: float = 0.0
     size_bytes: int = 0
+    begun: "Begun | None" = None
+    """What its span will say of its calls; None where nobody collects spans, and before the first call."""
 
     @property
     def origin(self) -> Origin:
@@ -174,6 +179,8 @@ class Partition(Generic[T]):
         for _ in taken:
             self._finished.popleft()
         report(self.stage.name, [settled for _, settled, _ in taken])
+        if self.stage.spans:
+            self.stage.spans.write((work, settled) for work, settled, _ in taken)
         self._committed([work for work, _, _ in taken])
 
     def abandon(self) -> list[Work[T]]:

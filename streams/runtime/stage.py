@@ -6,7 +6,7 @@ What there is one of for every record is a msgspec Struct: made in a fifth of a 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from msgspec import Struct
 
@@ -14,6 +14,9 @@ from schemas.events import Event, StageName
 from schemas.topics import Topic
 from streams.runtime.clock import moment
 from workers.retry import RetryLimits
+
+if TYPE_CHECKING:
+    from streams.runtime.spans import Spans
 
 T = TypeVar("T", bound=Struct)
 
@@ -107,6 +110,8 @@ class Stage(Generic[T]):
     saturated: Callable[[], bool] | None = None
     """Whether the worker wants no further work for now. Partitions then stop being fetched; asked again at once when
     something ends, and SATURATED_POLL_S later."""
+    spans: "Spans | None" = None
+    """Writes the traces of what the stage does; None where nobody collects them."""
 
     @property
     def max_calls(self) -> int:

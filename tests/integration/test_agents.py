@@ -4,6 +4,7 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,14 @@ from schemas.codec import decode, encode
 from schemas.events import Event
 from schemas.policy import CategoryPolicy, Policy
 from schemas.tickets import Ticket
-from streams import checker, router, settings, tier1, tier2
+from streams import checker, router, settings, telemetry, tier1, tier2
 from streams.local.embedded_kafka import EmbeddedKafka
 from streams.runtime.loop import StageLoop
+from streams.runtime.stage import Stage
 from streams.settings import Settings
+from tests.collector import Collector
 from tests.fakes import FakeChatServer
-from tests.kafka import committed_records, write
+from tests.kafka import committed_records, until, write
 from workers.learning.company import as_ticket, load_company
 from workers.tier2.recorded_frontier import application
 from workers.tier2.recording import Recordings
@@ -74,16 +77,24 @@ async def configured(
 
 
 @pytest.fixture
+async def collector(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Collector]:
+    """A collector of traces; asked for before the agents, it gets theirs."""
+    collecting = Collector()
+    async with collecting.serving() as address:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", address)
+        monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "50")
+        yield collecting
+
+
+@pytest.fixture
 async def agents(configured: Settings) -> AsyncIterator[Settings]:
     """All four at work; stopped in order when the test ends."""
     async with AsyncExitStack() as stack:
-        stages = [
-            await stack.enter_async_context(router.stage(configured)),
-            await stack.enter_async_context(tier1.stage(configured)),
-            await stack.enter_async_context(tier2.stage(configured)),
-            await stack.enter_async_context(checker.stage(configured)),
-        ]
-        loops = [StageLoop(stage, configured.kafka) for stage in stages]
+        loops = []
+        for agent in (router, tier1, tier2, checker):
+            stage: Stage[Any] = await stack.enter_async_context(agent.stage(configured))
+            spans = await stack.enter_async_context(telemetry.collected(stage.name))
+            loops.append(StageLoop(replace(stage, spans=spans), configured.kafka))
         tasks = [asyncio.create_task(loop.run()) for loop in loops]
         yield configured
         for loop in loops:
@@ -163,3 +174,42 @@ async def test_what_the_frontier_will_not_answer_goes_to_a_person(agents: Settin
     handoff = decode(Handoff, record.value)
     assert handoff.ticket == ticket
     assert handoff.reason == "tier2_rejected_request"
+
+
+async def test_a_tickets_way_is_one_trace(
+    collector: Collector, agents: Settings, engine: tuple[FakeChatServer, str]
+) -> None:
+    """From the helpdesk's span through all stages, with the calls to models and the batches; no text in any of it."""
+    engine[0].reply = ""
+    example = next(e for e in load_company(FERNWAY).split("test") if e.kind == "routine" and e.language == "en")
+    ticket = msgspec.structs.replace(as_ticket(example), metadata={"tier": "tier1"})
+    await publish(agents, [ticket])
+    (record,) = await found(agents, "answers", 1)
+    await until(lambda: len(collector.spans) >= 10)
+    spans = {span.span_id.hex(): span for span in collector.spans}
+    records = [s for s in spans.values() if s.name.startswith("process") and not s.name.endswith("batch")]
+
+    # From the answer's own traceparent back to the helpdesk's.
+    way, at = [], dict(record.headers)["traceparent"].decode().split("-")[2]
+    while at in spans:
+        assert spans[at].trace_id.hex() == TRACE.decode()
+        way.append(spans[at].name.removeprefix(f"process {agents.kafka.topic_prefix}"))
+        at = spans[at].parent_span_id.hex()
+    assert (way, at) == (["drafts", "tier2", "drafts", "tier1", "tickets"], "00f067aa0ba902b7")
+    assert len(records) == len(way)
+
+    calls = {s.name: spans[s.parent_span_id.hex()].name for s in spans.values() if s.name.startswith("chat")}
+    prefix = f"process {agents.kafka.topic_prefix}"
+    assert calls == {
+        f"chat {agents.tier1.model}": f"{prefix}tier1",
+        f"chat {agents.tier2.model}": f"{prefix}tier2",
+    }
+    batches = [s for s in spans.values() if s.name.endswith("batch")]
+    assert sorted(spans[link.span_id.hex()].name for batch in batches for link in batch.links) == sorted(
+        s.name for s in records if s.name.endswith(("tickets", "drafts"))
+    )
+    assert {link.span_id for s in records for link in s.links} == {batch.span_id for batch in batches}
+    assert collector.services == {f"headgate-{name}" for name in ("router", "tier1", "tier2", "checker")}
+    sent = b"".join(collector.bodies)
+    texts = [ticket.body, ticket.subject, example.reference, *(m.text for m in ticket.thread)]
+    assert [text for text in texts if text and text.encode() in sent] == []

@@ -3,9 +3,11 @@
 import asyncio
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 
+import httpx
 import pytest
 from rich.console import Console
 
@@ -16,6 +18,7 @@ from schemas.policy import CategoryPolicy, Policy
 from schemas.tickets import TicketId
 from streams import certify, router
 from streams.local.embedded_kafka import EmbeddedKafka
+from streams.local.machine import free_port
 from streams.policies import PolicyTopic, load_policy, policies_in_force
 from streams.policy_records import promote, publish_policy, read_shelf, rollback
 from streams.runtime.clock import utc_now
@@ -154,6 +157,39 @@ async def test_labels_certify_a_category_and_take_it_back(configured: Settings) 
         await certify.run(configured, once=True, dry_run=False, console=console)
         await until(_state(followed, "shadow"))
         assert "withdrawn" in followed.current.active.of("billing").why
+
+
+async def test_operators_see_a_certificate_come_and_fall(configured: Settings) -> None:
+    """`headgate certify` serves what the alert on withdrawn certificates and the quality dashboard ask for."""
+    kafka, port = configured.kafka, free_port()
+    quick = {"health_port": port, "certify": CertifySettings(interval_s=0.2)}
+    certifying = asyncio.create_task(
+        certify.run(configured.model_copy(update=quick), once=False, dry_run=False, console=Console(quiet=True))
+    )
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30.0) as client:
+
+        async def sees(*samples: str) -> bool:
+            with suppress(httpx.TransportError):
+                found = (await client.get("/metrics")).text.splitlines()
+                return set(samples) <= set(found)
+            return False
+
+        async def publish(labels: list[tuple[bytes, bytes]]) -> None:
+            await write(kafka.bootstrap_servers, kafka.topic_prefix + "labels", labels)
+
+        await until(lambda: sees('headgate_category_active{category="*"} 0.0', "headgate_ready 1.0"))
+        assert (await client.get("/healthz")).status_code == (await client.get("/readyz")).status_code == 200
+        await publish([label(n, acceptable=n % 4 > 0, shipped=False) for n in range(400)])
+        billing = '{category="billing"}'
+        await until(
+            lambda: sees(f"headgate_category_active{billing} 1.0", f"headgate_certificate_alpha_ratio{billing} 0.05")
+        )
+        # They are of a moment after the certificate's.
+        await publish([label(10_000 + n, n % 3 == 0, True) for n in range(60)])
+        await until(lambda: sees(f"headgate_category_active{billing} 0.0"))
+    certifying.cancel()
+    with suppress(asyncio.CancelledError):
+        await certifying
 
 
 def _state(followed: PolicyTopic, state: str) -> Callable[[], bool]:

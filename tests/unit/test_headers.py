@@ -11,12 +11,12 @@ from streams.runtime.headers import (
     Parked,
     Replay,
     dead_letter_headers,
-    next_traceparent,
     own_headers,
     parked_headers,
     read_parked,
     read_replay,
     replay_headers,
+    trace_of,
 )
 from streams.runtime.stage import DeadLetter, Origin
 
@@ -46,7 +46,7 @@ def test_the_same_input_gives_the_same_id() -> None:
 
 def test_an_incoming_trace_goes_on_in_a_span_of_its_own() -> None:
     """The trace and its flags stay, the parent is this stage."""
-    made = next_traceparent("router", ORIGIN, INCOMING)
+    made = trace_of("router", ORIGIN, INCOMING).traceparent
     assert VALID.fullmatch(made)
     assert made.split(b"-")[1] == TRACE
     assert made.split(b"-")[2] != b"00f067aa0ba902b7"
@@ -55,10 +55,10 @@ def test_an_incoming_trace_goes_on_in_a_span_of_its_own() -> None:
 
 def test_a_record_without_a_trace_begins_one() -> None:
     """The same one if it is worked on again."""
-    made = next_traceparent("router", ORIGIN, ())
+    made = trace_of("router", ORIGIN, ()).traceparent
     assert VALID.fullmatch(made)
-    assert made == next_traceparent("router", ORIGIN, ())
-    assert made.split(b"-")[1] != next_traceparent("router", Origin("tickets", 3, 43), ()).split(b"-")[1]
+    assert made == trace_of("router", ORIGIN, ()).traceparent
+    assert made.split(b"-")[1] != trace_of("router", Origin("tickets", 3, 43), ()).traceparent.split(b"-")[1]
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_a_record_without_a_trace_begins_one() -> None:
 )
 def test_a_malformed_trace_is_replaced(malformed: bytes) -> None:
     """As the specification says: as if there were none."""
-    assert next_traceparent("router", ORIGIN, (("traceparent", malformed),)) == next_traceparent("router", ORIGIN, ())
+    assert trace_of("router", ORIGIN, (("traceparent", malformed),)) == trace_of("router", ORIGIN, ())
 
 
 def test_a_dead_letter_keeps_its_own_headers_first() -> None:

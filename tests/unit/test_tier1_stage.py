@@ -28,7 +28,7 @@ def refused() -> float | None:
 
 
 def share(model: str) -> float | None:
-    return REGISTRY.get_sample_value("headgate_tier1_model_share", {"model": model})
+    return REGISTRY.get_sample_value("headgate_tier1_model_share_ratio", {"model": model})
 
 
 @pytest.fixture(autouse=True)

@@ -105,7 +105,8 @@ def test_a_bug_of_ours_is_a_dead_letter() -> None:
 async def test_the_metrics_tell_of_every_target() -> None:
     """Pace, breaker and money, read when somebody asks."""
     spend = LocalSpend(SpendLimits())
-    async with stage_on(spend, settings(api_key=KEY, targets=(fallback(api_key=KEY),))):
+    limits = SpendSettings(month_usd=20.0)
+    async with stage_on(spend, settings(api_key=KEY, targets=(fallback(api_key=KEY),), spend=limits)):
         reserved = await spend.reserve("default", 1_500_000, patience_s=1.0)
         spend.settle(reserved, 250_000)
         names = ("anthropic/claude-sonnet-5-5", "openai/gpt-6-luna")
@@ -113,3 +114,5 @@ async def test_the_metrics_tell_of_every_target() -> None:
         assert broken == [0.0, 0.0]
         assert REGISTRY.get_sample_value("headgate_tier2_concurrency", {"target": names[0]}) >= 1  # type: ignore[operator]
         assert REGISTRY.get_sample_value("headgate_tier2_spend_usd", {"period": "month"}) == 0.25
+        assert REGISTRY.get_sample_value("headgate_tier2_spend_limit_usd", {"period": "month"}) == 20.0
+        assert REGISTRY.get_sample_value("headgate_tier2_spend_limit_usd", {"period": "day"}) is None

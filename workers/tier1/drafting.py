@@ -9,6 +9,7 @@ from msgspec import Struct
 from schemas.drafts import Draft
 from schemas.tickets import Routed
 from workers.errors import PermanentError
+from workers.model_calls import model_call
 from workers.tier1.engine import ContextExceededError, Engine, Generation, Request
 from workers.tier1.metering import BusyMeter, Prices
 from workers.tier1.models import Models
@@ -99,12 +100,18 @@ class Tier1:
                 messages=prompt.messages, model=model, max_tokens=self.config.max_tokens, priority=priority
             )
             try:
-                return _Made(await self.engine.generate(request), prompt.cut_chars, calls)
+                return _Made(await self._generated(request), prompt.cut_chars, calls)
             except ContextExceededError:
                 refused = prompt
                 # Of what it took, if that was less: a short text may have many tokens, too.
                 room_chars = min(room_chars, prompt.chars) // 2
         raise PermanentError(f"tier-1: a prompt of {prompt.chars} characters, as short as can be, exceeds the window")
+
+    async def _generated(self, request: Request) -> Generation:
+        with model_call("tier1", request.model.name, request.max_tokens) as seen:
+            made = await self.engine.generate(request)
+            seen.answered(made.model, made.finish_reason, made.usage)
+        return made
 
     def prompt(self, routed: Routed, room_chars: int) -> Fitted:
         """The ticket's prompt, with the passages that the router picked. One that is no longer known is left out."""

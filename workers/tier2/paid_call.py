@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime
 
 from workers.errors import PermanentError, RetryableError
+from workers.model_calls import model_call
 from workers.tier2 import wire
 from workers.tier2.caller import Caller
 from workers.tier2.connection import NotSentError
@@ -88,7 +89,9 @@ class PaidCalls:
         story.calls += 1
         caller.hedge.called()
         try:
-            completion = await caller.call(permit, request, min(self.timeout_s, story.ends_s - self.clock()))
+            with model_call(caller.target.provider, caller.target.model, self.max_tokens) as seen:
+                completion = await caller.call(permit, request, min(self.timeout_s, story.ends_s - self.clock()))
+                seen.answered(completion.model, completion.finish_reason, completion.usage)
             charged_micro_usd, known = price.cost_micro_usd(completion.usage), True
             if not wire.same_model(caller.target.model, completion.model):
                 caller.breaker.failed(self.clock(), hard=True)
