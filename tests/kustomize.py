@@ -50,11 +50,9 @@ def build(folder: Path) -> list[Manifest]:
 
 
 def _is_target(manifest: Manifest, of: dict[str, str]) -> bool:
-    key, _, value = of.get("labelSelector", "").partition("=")
     return (
         re.fullmatch(of["kind"], manifest["kind"]) is not None
         and re.fullmatch(of.get("name", ".*"), manifest["metadata"]["name"]) is not None
-        and (not key or manifest["metadata"].get("labels", {}).get(key) == value)
     )
 
 

@@ -191,7 +191,7 @@ def health_pages() -> Iterator[str]:
     server.server_close()
 
 
-@pytest.mark.parametrize(("overlay", "name"), [each for each in EACH_WORKLOAD if each[1] != "certify"])
+@pytest.mark.parametrize(("overlay", "name"), EACH_WORKLOAD)
 def test_probes_ask_pages_that_are_served(
     overlay: str, name: str, health_pages: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -273,7 +273,7 @@ def test_whatever_selects_pods_selects_those_that_it_is_for(overlay: str) -> Non
     budgets = of_kind(overlay, "PodDisruptionBudget")
     assert {name: selected(overlay, b["spec"]["selector"]) for name, b in budgets.items()} == {n: {n} for n in STAGES}
     (monitor,) = of_kind(overlay, "PodMonitor").values()
-    assert selected(overlay, monitor["spec"]["selector"]) == {*STAGES, "scoreboard"}
+    assert selected(overlay, monitor["spec"]["selector"]) == set(WORKLOADS[overlay])
     policies = of_kind(overlay, "NetworkPolicy")
     everybody = set(WORKLOADS[overlay])
     assert {name: selected(overlay, p["spec"]["podSelector"]) for name, p in policies.items()} == {
