@@ -38,7 +38,6 @@ BUILT = {overlay: kustomize.build(FOLDER / "overlays" / overlay) for overlay in 
 OPERATORS = {"ScaledObject", "PodMonitor"}
 """Kinds that KEDA and the Prometheus operator bring: no schema is in Kubernetes' own."""
 NAME, PART_OF = "app.kubernetes.io/name", "app.kubernetes.io/part-of"
-PLACEHOLDERS = {"fieldRef": "tier1-0", "secretKeyRef": "a-key"}
 
 
 def of_kind(overlay: str, *kinds: str) -> dict[str, Manifest]:
@@ -73,7 +72,8 @@ def environment(overlay: str, name: str) -> dict[str, str]:
         if "value" in variable:
             found[variable["name"]] = variable["value"]
         elif not next(iter(source.values())).get("optional"):
-            found[variable["name"]] = PLACEHOLDERS[next(iter(source))]
+            assert source.keys() == {"fieldRef"}
+            found[variable["name"]] = f"{name}-0"
     return found
 
 
@@ -280,7 +280,7 @@ def test_whatever_selects_pods_selects_those_that_it_is_for(overlay: str) -> Non
         "default-deny": everybody,
         "names-and-kafka": everybody,
         "monitoring": everybody,
-        "providers": {name for name in everybody if f"HEADGATE_{name.upper()}__API_KEY" in environment(overlay, name)},
+        "providers": {n for n in everybody if f"HEADGATE_{n.upper()}__API_KEY_FILE" in environment(overlay, n)},
     }
 
 
@@ -332,14 +332,17 @@ def test_every_stage_is_scaled_and_what_there_is_one_of_is_not(overlay: str) -> 
 def test_keys_are_named_and_stand_nowhere() -> None:
     """What is read from the secret is in the example of it, which has no values and isn't applied."""
     (example,) = documents(BASE / "secrets.example.yaml")
-    refs = [
-        variable["valueFrom"]["secretKeyRef"]
-        for name in WORKLOADS["cpu"]
-        for variable in main("cpu", name)["env"]
-        if "secretKeyRef" in variable.get("valueFrom", {})
-    ]
-    assert {ref["name"] for ref in refs} == {example["metadata"]["name"]}
-    assert {ref["key"]: "" for ref in refs} == example["stringData"]
+    keys = {}
+    for name in WORKLOADS["cpu"]:
+        for volume in pod("cpu", name)["volumes"]:
+            if secret := volume.get("secret"):
+                (item,) = secret["items"]
+                mounts = {mount["name"]: mount["mountPath"] for mount in main("cpu", name)["volumeMounts"]}
+                file = environment("cpu", name)[f"HEADGATE_{name.upper()}__API_KEY_FILE"]
+                assert file == f"{mounts[volume['name']]}/{item['path']}"
+                assert secret["secretName"] == example["metadata"]["name"]
+                keys[item["key"]] = ""
+    assert keys == example["stringData"]
     assert not of_kind("cpu", "Secret")
 
 
