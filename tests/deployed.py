@@ -16,13 +16,15 @@ from streams.settings import PREFIX, Settings, load
 ROOT = Path(__file__).parents[1]
 COMPANY = ROOT / "examples" / "fernway"
 DOCKERFILE = (ROOT / "deploy" / "Dockerfile").read_text("utf-8")
+OF_THE_IMAGE = dict(re.findall(rf"\b({PREFIX}\w+)=(\S+)", DOCKERFILE))
+"""Settings that an image brings; both bring the same."""
 
 
 def settings_in(environment: Mapping[str, str], monkeypatch: pytest.MonkeyPatch) -> Settings:
     """The settings that a container with these variables would read, with the example company as its /company."""
     for name in [n for n in os.environ if n.startswith(PREFIX)]:
         monkeypatch.delenv(name)
-    for name, value in environment.items():
+    for name, value in {**OF_THE_IMAGE, **environment}.items():
         monkeypatch.setenv(name, value.replace("/company", str(COMPANY)))
     return load()
 

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from streams.run import STAGES
-from streams.settings import KafkaSettings, Settings, Tier1Settings
+from streams.settings import KafkaSettings, Settings
 from tests.deployed import (
     COMPANY,
     DOCKERFILE,
@@ -127,7 +127,6 @@ def test_tier1_asks_the_server_beside_it(monkeypatch: pytest.MonkeyPatch) -> Non
     for server in ("tier1-llama", "tier1-vllm"):
         assert SERVICES[server]["networks"]["default"]["aliases"] == ["tier1-server"]
     assert value_of(vllm, "--served-model-name") == settings.model
-    assert int(value_of(vllm, "--max-model-len")) == Tier1Settings().context_tokens
 
 
 def value_of(command: list[str], name: str) -> str:

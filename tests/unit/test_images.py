@@ -5,7 +5,7 @@ import tomllib
 
 import pytest
 
-from tests.deployed import DOCKERFILE, ROOT
+from tests.deployed import DOCKERFILE, OF_THE_IMAGE, ROOT
 
 STAGES = re.split(r"^(?=FROM )", DOCKERFILE, flags=re.M)[1:]
 BASES = [stage.split()[1] for stage in STAGES]
@@ -83,6 +83,7 @@ def test_an_image_runs_as_a_user_with_a_number(target: str) -> None:
 def test_an_image_is_healthy_when_its_stage_is_ready(target: str) -> None:
     """Its health check asks /readyz on the port that its environment tells the stage to serve."""
     (port,) = re.findall(r"HEADGATE_HEALTH_PORT=(\d+)", TARGETS[target])
+    assert port == OF_THE_IMAGE["HEADGATE_HEALTH_PORT"]
     assert f"http://127.0.0.1:{port}/readyz" in re.findall(r"^HEALTHCHECK .*\n.*", TARGETS[target], re.M)[0]
 
 
