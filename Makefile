@@ -38,8 +38,9 @@ bench: $(BENCH)  ## run benchmarks/NAME.py; its last line is JSON (NAME=bounds, 
 chaos: $(VENV)/run.stamp  ## kill, freeze and restart the chain at work, then look for what it lost (ARGS="--rounds 24 --json")
 	@$(BIN)/python -m tests.chaos $(ARGS)
 
-schemas: $(VENV)/dev.stamp  ## write the JSON Schemas and the AsyncAPI document anew
+schemas: $(VENV)/dev.stamp  ## write the JSON Schemas, the AsyncAPI document and Strimzi's topics anew
 	@$(BIN)/headgate schemas
+	@HEADGATE_CONFIG=deploy/kubernetes/base/headgate.toml $(BIN)/headgate topics strimzi >deploy/kubernetes/topics/topics.yaml
 
 learn: .venv-learn/learn.stamp  ## train the example company's models anew (more than an hour on two cores), or a router of your own (STEP=router ARGS="--labels FILE --out FOLDER")
 	@.venv-learn/bin/headgate learn $(STEP) $(ARGS)

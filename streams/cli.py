@@ -11,7 +11,7 @@ import typer
 from rich.table import Table
 
 from schemas.events import StageName
-from streams import cli_acls, cli_backfill, cli_doctor, cli_learn, cli_model, cli_replay
+from streams import cli_acls, cli_backfill, cli_doctor, cli_learn, cli_model, cli_replay, cli_strimzi
 from streams.command import FERNWAY, RUNS, console
 from streams.command import failed as _failed
 from streams.command import run as _run
@@ -38,6 +38,7 @@ app = typer.Typer(
 topics_app = typer.Typer(help="Create the topics, or look at them.", no_args_is_help=True)
 app.add_typer(topics_app, name="topics")
 topics_app.command()(cli_acls.acls)
+topics_app.command()(cli_strimzi.strimzi)
 dead_letters_app = typer.Typer(help="What the stages gave up: look at it, and send it again.", no_args_is_help=True)
 app.add_typer(dead_letters_app, name="dead-letters")
 policy_app = typer.Typer(help="What is in force, what it promises, and another in its place.", no_args_is_help=True)

