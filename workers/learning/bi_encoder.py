@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from workers.knowledge import Passage
+from workers.learning.batches import batches
 from workers.learning.encoder import encoder_source, pooled
 from workers.learning.finetune import share_of_rate
 from workers.router.cores import usable_cores
@@ -86,10 +87,9 @@ def teach(
     encoder.train()
     for epoch in range(1, recipe.epochs + 1):
         total = 0.0
-        shuffled = rng.sample(tickets, len(tickets))
-        for start in range(0, len(shuffled), recipe.batch_size):
-            batch, about = zip(*shuffled[start : start + recipe.batch_size], strict=True)
-            cosines = embedded(batch) @ normalize(of_passages, dim=1).T
+        for batch in batches(tickets, recipe.batch_size, rng, lambda ticket: len(ticket[0])):
+            of_tickets, about = zip(*batch, strict=True)
+            cosines = embedded(of_tickets) @ normalize(of_passages, dim=1).T
             loss = cross_entropy(recipe.sharpness * cosines, torch.tensor(about), label_smoothing=recipe.smoothing)
             loss.backward()
             optimizer.step()
