@@ -14,16 +14,12 @@ from numpy.typing import NDArray
 
 from workers.learning import finetune as finetune_module
 from workers.learning.encoder import export_encoder, pooled
-from workers.learning.finetune import UNKNOWN, Lesson, Recipe, classes_of, finetune, lessons, share_of_rate
+from workers.learning.finetune import UNKNOWN, Recipe, classes_of, finetune, lessons, share_of_rate
 from workers.learning.labels import LabelledOutcome
 from workers.router.pieces import padded
 
 # Two epochs of one layer on a few short texts: what is tested is that it learns and what it writes, not how well.
 FEW = Recipe(epochs=2, batch_size=8, encoder_rate=5e-4, max_tokens=16)
-
-
-def lesson(length: int) -> Lesson:
-    return Lesson([1] * length, (1.0, math.nan), UNKNOWN, 1.0)
 
 
 def test_classes_are_passages_and_the_categories_of_rows_without_one() -> None:
