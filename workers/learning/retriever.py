@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from workers.knowledge import Passage
-from workers.learning import bi_encoder, classes, phrases, router
+from workers.learning import bge, bi_encoder, classes, phrases, router
 from workers.learning.classes import Floats, Subjects
 from workers.learning.company import Company, Example, as_ticket
 from workers.learning.encoder import export_encoder, quantise
@@ -35,7 +35,8 @@ class Retriever:
         folder = self.work / "taught-encoder"
         if not (folder / "config.json").is_file():
             examples = retrieval_set(self.company)
-            bi_encoder.teach(texts_of(examples), _names(examples), self.passages, folder)
+            base = bge.as_hugging_face(self.work / "bge")
+            bi_encoder.teach(base, texts_of(examples), _names(examples), self.passages, folder)
         return folder
 
     @cached_property
