@@ -1,4 +1,4 @@
-"""Does the wheel turn? Three rounds from no labels at all, measured on Fernway's test split; and what it rests on.
+"""Does the wheel turn? Round by round from no labels at all, measured on Fernway's test split; and what it rests on.
 
     make bench NAME=quality_loop ARGS="--quick --data ../shared/data"
     make bench NAME=quality_loop ARGS="--data ../shared/data"

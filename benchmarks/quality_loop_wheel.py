@@ -1,10 +1,9 @@
-"""The flywheel on Fernway's tickets: from no labels at all through three rounds of the training stream.
+"""The flywheel on Fernway's tickets: from no labels at all through the rounds of the training stream.
 
 A round's tickets come, and what is learned from all that have come is measured on the test split, which nothing is ever
-learned from. Of a routine intent's wordings three in four go to tier-2, and its answers teach tier-1; every fourth is
-drawn for an audit, and tier-1's draft is labelled by the rubric. So are all complex tickets and a third of the
-validation split in each round: complex tickets are 3 % of the training stream and 16 % of the test split, and labels
-of easier tickets would promise too much.
+learned from. Of a routine intent's wordings three in four go to tier-2, and teach; every fourth is drawn for an audit,
+and tier-1's draft is labelled by the rubric. So are complex tickets and those of the validation split, in each round as
+many in proportion (workers/learning/splits.py).
 
 The steps are those of `headgate learn` (workers/learning/steps.py), on a company that has seen no later ticket. Costs
 are by the price table and estimated tokens, as the recorded frontier charges them.
@@ -37,7 +36,7 @@ from workers.learning import labelling
 from workers.learning.company import Company, Example, as_ticket, load_company
 from workers.learning.labelling import IN_FLIGHT, Outcome, as_draft
 from workers.learning.serving import served_engine
-from workers.learning.splits import ROUNDS, come, distillation_set
+from workers.learning.splits import ROUNDS, come, retrieval_set
 from workers.learning.steps import GOAL, MAX_TOKENS, School
 from workers.learning.thresholds import Row
 from workers.router.budget import Budget
@@ -59,7 +58,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     round: int
     """0 is the cold start: everything to tier-2."""
     taught: int
-    """Tickets whose frontier answer taught tier-1."""
+    """Tickets that taught: the encoder what they are about, the first of each intent tier-1 what to say."""
     tier1_share: float
     """Of the tickets, those that tier-1's answer was sent to."""
     quality: float
@@ -216,7 +215,7 @@ class Wheel:
         ]
         result = Result(
             round=number,
-            taught=len(distillation_set(come(self.company, number))),
+            taught=len(retrieval_set(come(self.company, number))),
             tier1_share=float(shipped.mean()),
             quality=float((good | ~shipped).mean()),
             usd={

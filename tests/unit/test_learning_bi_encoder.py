@@ -11,7 +11,7 @@ pytest.importorskip("torch", reason="learning needs the extra `learn`: make test
 pytest.importorskip("transformers", reason="learning needs the extra `learn`: make test-learn")
 
 from workers.learning.bi_encoder import Recipe, teach
-from workers.learning.encoder import export_encoder
+from workers.learning.encoder import encoder_source, export_encoder
 from workers.learning.reading import read
 
 PASSAGES = (
@@ -25,7 +25,7 @@ NAMES = ("orders.delivery",) * 3 + ("billing.late_fee",) * 3
 def test_it_learns_words_that_it_can_not_have_known(tmp_path: Path) -> None:
     """Tickets about one passage come closer to each other than to the others; with one seed always the same."""
     recipe = Recipe(epochs=25, batch_size=6, encoder_rate=1e-3)
-    folders = [teach(TEXTS, NAMES, PASSAGES, tmp_path / name, recipe) for name in ("one", "two")]
+    folders = [teach(encoder_source(), TEXTS, NAMES, PASSAGES, tmp_path / name, recipe) for name in ("one", "two")]
     taught, again, before = (
         read(export_encoder(tmp_path / f"onnx-{i}", folder), list(TEXTS)).embeddings
         for i, folder in enumerate((*folders, None))
@@ -44,4 +44,4 @@ def margin(embeddings: np.ndarray) -> float:
 def test_a_passage_that_is_not_there_is_an_error(tmp_path: Path) -> None:
     """By its name."""
     with pytest.raises(ValueError, match=r"no passage has the id 'orders\.gone'"):
-        teach(["text"], ["orders.gone"], PASSAGES, tmp_path)
+        teach(encoder_source(), ["text"], ["orders.gone"], PASSAGES, tmp_path)

@@ -14,16 +14,12 @@ from numpy.typing import NDArray
 
 from workers.learning import finetune as finetune_module
 from workers.learning.encoder import export_encoder, pooled
-from workers.learning.finetune import UNKNOWN, Lesson, Recipe, batches, classes_of, finetune, lessons, share_of_rate
+from workers.learning.finetune import UNKNOWN, Recipe, classes_of, finetune, lessons, share_of_rate
 from workers.learning.labels import LabelledOutcome
 from workers.router.pieces import padded
 
 # Two epochs of one layer on a few short texts: what is tested is that it learns and what it writes, not how well.
 FEW = Recipe(epochs=2, batch_size=8, encoder_rate=5e-4, max_tokens=16)
-
-
-def lesson(length: int) -> Lesson:
-    return Lesson([1] * length, (1.0, math.nan), UNKNOWN, 1.0)
 
 
 def test_classes_are_passages_and_the_categories_of_rows_without_one() -> None:
@@ -34,31 +30,6 @@ def test_classes_are_passages_and_the_categories_of_rows_without_one() -> None:
         LabelledOutcome(text="c"),
     ]
     assert classes_of(rows) == ["billing", "billing.refund"]
-
-
-def test_an_epoch_has_every_lesson_once() -> None:
-    """The last batch of the lengths may be a smaller one."""
-    taught = [lesson(1 + i) for i in range(43)]
-    epoch = list(batches(taught, 8, random.Random(1)))
-    assert sorted(len(each.pieces) for batch in epoch for each in batch) == list(range(1, 44))
-    assert sorted(map(len, epoch)) == [3, 8, 8, 8, 8, 8]
-
-
-def test_a_batch_holds_texts_of_about_equal_lengths() -> None:
-    """Padding to the longest of a batch adds less than a fifth to the word pieces."""
-    rng = random.Random(2)
-    taught = [lesson(rng.randrange(4, 128)) for _ in range(512)]
-    read = sum(len(batch) * max(len(each.pieces) for each in batch) for batch in batches(taught, 16, rng))
-    assert read < 1.2 * sum(len(each.pieces) for each in taught)
-
-
-def test_epochs_differ_and_a_seed_repeats_them() -> None:
-    """What stands in which batch, and when."""
-    taught = [lesson(1 + i % 7) for i in range(64)]
-    rng = random.Random(3)
-    first, second = (list(batches(taught, 8, rng)) for _ in range(2))
-    assert first != second
-    assert list(batches(taught, 8, random.Random(3))) == first
 
 
 def test_the_rate_rises_then_falls_to_nothing() -> None:

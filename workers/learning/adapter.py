@@ -9,9 +9,11 @@ import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain, islice, repeat
 from pathlib import Path
 from typing import Any, Self
 
+from workers.learning.batches import batches
 from workers.learning.company import Example, as_ticket
 from workers.tier1.prompts import ChatMessage, chat
 
@@ -173,21 +175,11 @@ def chat_pair(tokenizer: Any, each: Chat) -> Pair:
 
 
 def _batches(pairs: list[Pair], recipe: Recipe) -> Iterator[list[Pair]]:
-    """Batches of about equal lengths, so that padding wastes little; the last epoch may be a part of one."""
+    """Of all epochs; the last may be a part of one."""
     rng = random.Random(recipe.seed)
     steps = int(recipe.epochs * len(pairs) / recipe.batch_size)
-    while True:
-        # Sorting within shuffled windows keeps batches even in length and different in every epoch.
-        shuffled = rng.sample(pairs, len(pairs))
-        window = recipe.batch_size * 8
-        ordered = [p for i in range(0, len(shuffled), window) for p in sorted(shuffled[i : i + window], key=len)]
-        epoch = [ordered[i : i + recipe.batch_size] for i in range(0, len(ordered), recipe.batch_size)]
-        rng.shuffle(epoch)
-        for batch in epoch:
-            if steps == 0:
-                return
-            steps -= 1
-            yield batch
+    endless = chain.from_iterable(batches(pairs, recipe.batch_size, rng, len) for _ in repeat(None))
+    return islice(endless, steps)
 
 
 def _padded(batch: list[Pair], pad: int) -> tuple[Any, Any, Any]:

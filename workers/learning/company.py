@@ -1,14 +1,12 @@
 """A company's knowledge and its example tickets, each with a rubric and a reference answer.
 
 Read from a folder of TOML files (examples/fernway): `knowledge.toml`,
-`routine/*.toml` (one intent, many wordings), `complex/*.toml` (one by one), and in
-`later/` more training tickets of both, for rounds that have not been run.
+`routine/*.toml` (one intent, many wordings) and `complex/*.toml` (one by one).
 """
 
 import tomllib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -41,7 +39,6 @@ class Example:
     reference: str
     rubric: Rubric
     wrong: tuple[str, ...]
-    later: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +63,6 @@ def load_company(folder: Path) -> Company:
         examples += _parsed(path, _routine, passages)
     for path in sorted(folder.glob("complex/*.toml")):
         examples += _parsed(path, _complex, passages)
-    for path in sorted(folder.glob("later/*.toml")):
-        parse = _complex if path.name == "complex.toml" else partial(_later, folder / "routine" / path.name)
-        examples += [replace(example, later=True) for example in _parsed(path, parse, passages)]
     return Company(passages, tuple(examples))
 
 
@@ -105,15 +99,6 @@ def _routine(document: Mapping[str, Any], passages: tuple[Passage, ...]) -> Iter
 def _complex(document: Mapping[str, Any], passages: tuple[Passage, ...]) -> Iterator[Example]:
     for row in document["ticket"]:
         yield _example({**row, "number": 0, "kind": "complex"}, f"fw-complex-{row['id']}", passages, slots={})
-
-
-def _later(routine: Path, document: Mapping[str, Any], passages: tuple[Passage, ...]) -> Iterator[Example]:
-    """Wordings that come after those of the routine tickets' own file."""
-    known = _read(routine)
-    for intent in known["intent"]:
-        later = {**intent, "train": [*intent["train"], *document[intent["id"]]], "validation": (), "test": ()}
-        found = list(_routine({"category": known["category"], "intent": [later]}, passages))
-        yield from found[len(intent["train"]) :]
 
 
 def _example(

@@ -15,11 +15,12 @@ import math
 import random
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from workers.learning.batches import batches
 from workers.learning.encoder import encoder_source, pooled
 from workers.learning.labels import LabelledOutcome, split, weights
 from workers.router.classifier import EMBEDDING_SIZE
@@ -31,9 +32,6 @@ UNKNOWN = -1
 
 UNSEEN_SHARE = 0.5
 """Of the rows, for the heads and to choose the epoch by."""
-
-_WINDOW = 16
-"""Batches whose rows are sorted by length together: even batches, which differ from epoch to epoch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,19 +121,6 @@ def _number(outcome: bool | None) -> float:
     return math.nan if outcome is None else float(outcome)
 
 
-def batches(taught: Sequence[Lesson], size: int, rng: random.Random) -> Iterator[list[Lesson]]:
-    """One epoch: every lesson once, in batches of about equal lengths, so that padding wastes little."""
-    shuffled = rng.sample(taught, len(taught))
-    window = size * _WINDOW
-    ordered = [
-        lesson
-        for start in range(0, len(shuffled), window)
-        for lesson in sorted(shuffled[start : start + window], key=lambda lesson: len(lesson.pieces))
-    ]
-    epoch = [ordered[start : start + size] for start in range(0, len(ordered), size)]
-    return iter(rng.sample(epoch, len(epoch)))
-
-
 def share_of_rate(step: int, steps: int, warmup_share: float) -> float:
     """What the learning rates are multiplied by at a step, from 0 on: a rise, then a straight fall to 0."""
     warmup = max(1, round(steps * warmup_share))
@@ -186,7 +171,7 @@ def _train(
     started = time.monotonic()
     for epoch in range(1, recipe.epochs + 1):
         network.train()
-        for batch in batches(taught, recipe.batch_size, rng):
+        for batch in batches(taught, recipe.batch_size, rng, lambda lesson: len(lesson.pieces)):
             loss = _loss(network, batch, device, recipe)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)

@@ -68,17 +68,19 @@ def out_of_fold_p_ok(
 ) -> Floats:
     """p_ok (n,) of labelled rows, each by heads that have not seen it: what a scorer or thresholds may be fitted on.
 
-    Rows without a label get nan.
+    How certain the class is comes out of fold as in `fit_heads`. Rows without a label get nan.
 
     Raises: ValueError as `fit_heads`, for the rows of any fold.
     """
+    fitted = phrases.fit(reading.pieces, kinds_of_pieces)
+    _, certainty = _classes(rows, reading, knowledge, fitted)
+    views = Views.of(fitted, reading, certainty)
     labelled = np.flatnonzero([row.tier1_ok is not None for row in rows])
     found = np.full(len(rows), np.nan)
-    for _, part in success.folds(np.array([rows[int(i)].tier1_ok for i in labelled])):
-        held_out = labelled[part]
-        kept = np.setdiff1d(np.arange(len(rows)), held_out)
-        heads = fit_heads([rows[int(i)] for i in kept], reading.take(kept), knowledge, kinds_of_pieces)
-        found[held_out] = heads.p_ok(reading.take(held_out))
+    for kept, held_out in success.folds(np.array([rows[int(i)].tier1_ok for i in labelled])):
+        some = labelled[kept]
+        tier1 = _tier([rows[int(i)] for i in some], views.take(some), [rows[int(i)].tier1_ok for i in some])
+        found[labelled[held_out]] = tier1.probabilities(views.take(labelled[held_out]))
     return found
 
 

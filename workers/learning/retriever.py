@@ -1,7 +1,7 @@
 """Which passage each example ticket is about, said as the router would say it of a ticket that it has not seen.
 
-Heads (classes.py) on an encoder that is taught passages (bi_encoder.py). It learns from the tickets that teach the
-adapter, so that those which are labelled stay new to it; the heads are fitted out of fold.
+Heads (classes.py) on an encoder that is taught passages (bi_encoder.py). Tickets that are labelled stay new to it; the
+heads are fitted out of fold.
 """
 
 from collections.abc import Sequence
@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np
 
 from workers.knowledge import Passage
-from workers.learning import bi_encoder, classes, phrases, router
+from workers.learning import bge, bi_encoder, classes, phrases, router
 from workers.learning.classes import Floats, Subjects
 from workers.learning.company import Company, Example, as_ticket
 from workers.learning.encoder import export_encoder, quantise
 from workers.learning.phrases import Phrases
 from workers.learning.reading import Reading, read
-from workers.learning.splits import distillation_set
+from workers.learning.splits import retrieval_set
 from workers.router.classifier import ticket_text
 
 
@@ -34,8 +34,9 @@ class Retriever:
         """A Hugging Face folder, made once."""
         folder = self.work / "taught-encoder"
         if not (folder / "config.json").is_file():
-            examples = distillation_set(self.company)
-            bi_encoder.teach(texts_of(examples), _names(examples), self.passages, folder)
+            examples = retrieval_set(self.company)
+            base = bge.as_hugging_face(self.work / "bge")
+            bi_encoder.teach(base, texts_of(examples), _names(examples), self.passages, folder)
         return folder
 
     @cached_property

@@ -1,9 +1,8 @@
 """Training of the router's model: from labelled outcomes to one ONNX file, and a card that says how good it is.
 
-The encoder is MiniLM-L6 (all-MiniLM-L6-v2, Apache-2.0), frozen or tuned (finetune.py). The heads are fitted on
-what the int8 encoder gives, so training and serving see the same numbers, and
-the artefact is refused when int8 decides otherwise than float32. Needs the
-`learn` extra.
+The encoder is MiniLM-L6 (all-MiniLM-L6-v2, Apache-2.0), frozen or tuned (finetune.py); or bge-small, taught passages
+(bi_encoder.py), which takes twice as long. The heads are fitted on what the int8 encoder gives, so training and serving
+see the same numbers, and the artefact is refused when int8 decides otherwise than float32. Needs the `learn` extra.
 """
 
 import json
@@ -17,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from workers.knowledge import Passage
-from workers.learning import phrases
+from workers.learning import bge, phrases
 from workers.learning.card import Card, Training, write_card
 from workers.learning.classes import Subjects
 from workers.learning.encoder import ENCODER, export_encoder, quantise
@@ -55,13 +54,14 @@ def train_router(
     """Train on `rows`, measure on `validation`; writes model.onnx (int8), model.fp32.onnx and the card to `out`.
 
     Rows without any outcome make a cold start: classes and scope are learned, p_ok means nothing. Level `full` tunes
-    the encoder on a part of the rows, and fits the heads on the rest. `taught` is an encoder to begin with
-    (bi_encoder.py), a Hugging Face folder; outcomes of the tickets that it was taught with must not be among the rows.
+    the encoder on a part of the rows, and fits the heads on the rest. `taught` is an encoder of
+    bi_encoder.py to begin with, a Hugging Face folder; outcomes of the tickets that it was taught with must not be
+    among the rows.
 
     Raises: ValueError if there are too few rows of a kind, or if int8 and float32 decide differently too often.
     """
     with tempfile.TemporaryDirectory() as folder:
-        source, unseen, name = taught, rows, f"{ENCODER}, taught passages" if taught else ENCODER
+        source, unseen, name = taught, rows, f"{bge.NAME}, taught passages" if taught else ENCODER
         if level == "full":
             source, unseen = finetune(rows, Path(folder) / "tuned", seed=seed)
             name = f"{ENCODER}, tuned on {len(rows) - len(unseen)} rows"

@@ -38,12 +38,12 @@ class Recordings:
     """Recorded answers, found by the ticket's body within the user message, as it is and redacted."""
 
     def __init__(self, examples: Iterable[Example]) -> None:
-        self._by_body: dict[str, list[Example]] = {}
+        self._by_first_line: dict[str, list[tuple[str, Example]]] = {}
         self._count = 0
         for example in examples:
             self._count += 1
             for body in {quoted(text.body) for text in (example, _redacted(example))}:
-                self._by_body.setdefault(body, []).append(example)
+                self._by_first_line.setdefault(body.partition("\n")[0], []).append((body, example))
 
     def __len__(self) -> int:
         return self._count
@@ -59,7 +59,8 @@ class Recordings:
     def find(self, message: str) -> Example | None:
         """The example whose body stands in the message as whole lines; with several, the one with most in common."""
         lines = f"\n{message.strip()}\n"
-        found = [e for body, same in self._by_body.items() if f"\n{body}\n" in lines for e in same]
+        begun = (body for line in dict.fromkeys(lines.split("\n")) for body in self._by_first_line.get(line, ()))
+        found = [example for body, example in begun if f"\n{body}\n" in lines]
 
         def in_common(example: Example) -> tuple[int, int]:
             return len(example.body), max(_in_common(example, lines), _in_common(_redacted(example), lines))
