@@ -11,7 +11,7 @@ import typer
 from rich.table import Table
 
 from schemas.events import StageName
-from streams import cli_acls, cli_backfill, cli_doctor, cli_learn, cli_model, cli_replay, cli_strimzi
+from streams import cli_backfill, cli_doctor, cli_learn, cli_model, cli_replay, cli_topics
 from streams.command import FERNWAY, RUNS, console
 from streams.command import failed as _failed
 from streams.command import run as _run
@@ -35,10 +35,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-topics_app = typer.Typer(help="Create the topics, or look at them.", no_args_is_help=True)
-app.add_typer(topics_app, name="topics")
-topics_app.command()(cli_acls.acls)
-topics_app.command()(cli_strimzi.strimzi)
+app.add_typer(cli_topics.app, name="topics")
 dead_letters_app = typer.Typer(help="What the stages gave up: look at it, and send it again.", no_args_is_help=True)
 app.add_typer(dead_letters_app, name="dead-letters")
 policy_app = typer.Typer(help="What is in force, what it promises, and another in its place.", no_args_is_help=True)
@@ -145,38 +142,6 @@ def run(
     from streams.run import run
 
     raise typer.Exit(asyncio.run(run(stage, load())))
-
-
-@topics_app.command()
-def apply() -> None:
-    """Create missing topics and partitions; never removes or changes any."""
-    from streams import topics
-
-    made = _run(topics.apply(load().kafka))
-    table = Table("topic", "partitions", "done", "left as it is")
-    for topic in made:
-        table.add_row(topic.topic, str(topic.partitions), topic.action, "; ".join(topic.drift))
-    console.print(table)
-
-
-@topics_app.command()
-def show() -> None:
-    """The topics as they are: partitions, retention, records."""
-    from streams import topics
-
-    table = Table("topic", "partitions", "leaders", "kept", "cleanup", "records (at most)")
-    for topic in _run(topics.show(load().kafka)):
-        kept = "for ever" if topic.retention_ms in (None, -1) else f"{topic.retention_ms / 86_400_000:g} days"
-        led = sum(leader is not None for leader in topic.leaders)
-        table.add_row(
-            topic.topic,
-            str(topic.partitions or "missing"),
-            f"{led}/{topic.partitions}",
-            kept,
-            topic.cleanup,
-            str(topic.records),
-        )
-    console.print(table)
 
 
 @dead_letters_app.command("list")

@@ -14,11 +14,11 @@ import pytest
 import yaml
 
 from schemas.topics import all_names
-from streams.cli_strimzi import kafka_topics
 from streams.run import STAGES
 from streams.runtime import metrics
 from streams.runtime.lanes import Lane
 from streams.settings import Settings
+from streams.strimzi import kafka_topics
 from tests import kustomize
 from tests.deployed import (
     COMPANY,
