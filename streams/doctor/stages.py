@@ -7,7 +7,7 @@ from datetime import timedelta
 from aiokafka.admin import AIOKafkaAdminClient
 
 from schemas.events import StageName
-from schemas.topics import DEAD_LETTERS
+from schemas.topics import DEAD_LETTERS, INPUTS
 from streams.connection import connection
 from streams.doctor.cluster import coordinator
 from streams.doctor.finding import Finding, Verdict
@@ -15,7 +15,7 @@ from streams.letters import ID, REASON, REQUEUED, printable
 from streams.read import Received, raw, reader
 from streams.runtime.clock import utc_now
 from streams.runtime.group import members
-from streams.scoreboard.backlog import INPUTS, read_backlog
+from streams.scoreboard.backlog import read_backlog
 from streams.scoreboard.views import StageBacklog
 from streams.settings import KafkaSettings
 

@@ -116,9 +116,10 @@ class School:
         known = {e.ticket_id for e in distillation_set(before.company)} if before else set()
         lessons = [self.lesson(e) for e in distillation_set(self.company) if e.ticket_id not in known]
         start, recipe = (before.work / "adapter", adapter.FURTHER) if before else (None, adapter.Recipe())
-        trained = start
         if lessons or start is None:
             trained = adapter.train(self.base, lessons, self.name, self.work / "adapter", recipe, start)
+        else:
+            trained = start
         target = self.folder / "tier1"
         target.mkdir(exist_ok=True)
         adapter.to_gguf(trained, target / "adapter.gguf", base_model.HEADS, base_model.KV_HEADS)
