@@ -10,7 +10,18 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, Literal, get_args
 
-from schemas.topics import BACKFILL, DEAD_LETTERS, EVERY_STAGE, INPUTS, RETRY, Client, Topic, all_names
+from schemas.topics import (
+    BACKFILL,
+    CHANGELOGS,
+    DEAD_LETTERS,
+    EVERY_STAGE,
+    INPUTS,
+    RETRY,
+    SEEN,
+    Client,
+    Topic,
+    all_names,
+)
 
 Operation = Literal["Read", "Write", "Create", "Alter", "Describe", "DescribeConfigs"]
 OPERATIONS: tuple[Operation, ...] = get_args(Operation)
@@ -53,9 +64,11 @@ def _on_topic(client: Client, topic: Topic, twin: str) -> set[Operation]:
     if is_input and twin == RETRY:
         allowed.add("Write")
     if client == "operators":
-        # `headgate topics`; and dead letters are requeued to where they failed, with a marker beside them.
-        allowed |= {"Create", "Alter", "DescribeConfigs"}
-        if topic in INPUTS.values() or topic is DEAD_LETTERS:
+        # `headgate topics`, `doctor` and `forget` look at everything.
+        allowed |= {"Read", "Create", "Alter", "DescribeConfigs"}
+        # Dead letters are requeued to where they failed, with a marker beside them; a backfill goes to the slow lane;
+        # what is forgotten gets tombstones.
+        if topic in INPUTS.values() or topic is DEAD_LETTERS or topic in (SEEN, *CHANGELOGS):
             allowed.add("Write")
     return allowed
 
@@ -72,7 +85,9 @@ def _besides(client: Client, ours: str, prefix: str) -> Iterable[Acl]:
     if client == "helpdesks":
         yield Acl("group", prefix + HELPDESK, ("Read",), prefixed=True)
     if client == "operators":
-        yield Acl("transactional-id", f"{ours}requeue", ("Write",))
+        yield Acl("group", f"{ours}backfill-", ("Read",), prefixed=True)
+        yield from (Acl("group", ours + stage, ("Describe",)) for stage in EVERY_STAGE)
+        yield from (Acl("transactional-id", f"{ours}{name}", ("Write",)) for name in ("requeue", "backfill"))
 
 
 def kafka_acls(wanted: Iterable[Acl], principal: str, bootstrap_servers: str) -> list[str]:

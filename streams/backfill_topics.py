@@ -147,15 +147,14 @@ async def opened(settings: KafkaSettings, of: Asked) -> AsyncIterator[BackfillTo
     names = [settings.topic_prefix + TICKETS.name + twin for twin in ("", BACKFILL)]
     counts = await partition_counts(settings, names)
     common = {
-        "bootstrap_servers": settings.bootstrap_servers,
         "client_id": "headgate-backfill",
         "enable_auto_commit": False,
         # Retention may take what an offset points to before it is read.
         "auto_offset_reset": "earliest",
     }
     admin = AIOKafkaAdminClient(**connection(settings))
-    committed = AIOKafkaConsumer(isolation_level="read_committed", **common)
-    uncommitted = AIOKafkaConsumer(isolation_level="read_uncommitted", **common)
+    committed = AIOKafkaConsumer(**connection(settings), isolation_level="read_committed", **common)
+    uncommitted = AIOKafkaConsumer(**connection(settings), isolation_level="read_uncommitted", **common)
     try:
         await admin.start()
         await committed.start()

@@ -6,7 +6,7 @@ import shlex
 import pytest
 from typer.testing import CliRunner
 
-from schemas.topics import EVERY_STAGE, TOPICS, Client, all_names
+from schemas.topics import CHANGELOGS, EVERY_STAGE, TOPICS, Client, all_names
 from streams.acls import CLIENTS, Acl, acls, kafka_acls, kafka_user
 from streams.cli import app
 
@@ -30,7 +30,7 @@ BOOK = {"spend", "spend-snapshots"}
 READS: dict[Client, set[str]] = {
     "router": lanes("tickets") | slow("seen") | {"policy"},
     "tier1": lanes("tier1"),
-    "tier2": lanes("tier2") | BOOK,
+    "tier2": lanes("tier2") | BOOK | {"batches"},
     "checker": lanes("drafts") | {"policy"},
     "judge": lanes("audits") | BOOK,
     "certify": {"labels", "events", "policy"},
@@ -39,7 +39,7 @@ READS: dict[Client, set[str]] = {
 WRITES: dict[Client, set[str]] = {
     "router": slow("tier1", "tier2", "seen") | {"tickets.retry"},
     "tier1": slow("drafts", "tier2") | {"tier1.retry"},
-    "tier2": slow("drafts") | {"tier2.retry", "handoffs"} | BOOK,
+    "tier2": slow("drafts") | {"tier2.retry", "handoffs", "batches"} | BOOK,
     "checker": slow("tier2", "audits") | {"drafts.retry", "answers", "handoffs"},
     "judge": {"audits.retry", "labels"} | BOOK,
     "certify": {"policy"},
@@ -71,12 +71,14 @@ def test_learning_and_the_scoreboard_write_nothing_of_others() -> None:
     assert all(name.startswith("scoreboard-") for name in may("scoreboard", "Write"))
 
 
-def test_operators_make_the_topics_and_send_dead_letters_back() -> None:
-    """To wherever a record may have come from; they read no tickets on their way."""
+def test_operators_make_the_topics_and_send_records_again() -> None:
+    """Dead letters to wherever they may have come from, past tickets to the slow lane; and tombstones, to forget."""
     assert may("operators", "Create") == set(all_names())
     inputs = set().union(*(lanes(name) for name in ("tickets", "tier1", "tier2", "drafts", "audits")))
-    assert may("operators", "Write") == inputs | {"dead-letters", "labels", "policy"}
-    assert not may("operators", "Read") & {"tickets", "tier1", "tier2", "drafts"}
+    memories = lanes("seen") - {"seen.retry"} | {topic.name for topic in CHANGELOGS}
+    assert may("operators", "Write") == inputs | memories | {"dead-letters", "labels", "policy", "forgotten"}
+    assert may("operators", "Read") == set(all_names())
+    assert not may("operators", "Write") & {"answers", "events", "spend"}
 
 
 def test_every_topic_has_a_reader_and_a_writer() -> None:

@@ -33,11 +33,12 @@ def interpolated(text: str) -> str:
 SERVICES: dict[str, dict[str, Any]] = yaml.safe_load(interpolated(COMPOSE))["services"]
 OURS = {name: service for name, service in SERVICES.items() if service["image"] == "headgate"}
 COMMANDS = {name: service["command"] for name, service in OURS.items()}
-STAGE_SERVICES = {name: service for name, service in OURS.items() if name in (*STAGES, "certify", "scoreboard")}
+BESIDES = ("certify", "scoreboard", "tier2-batch")
+STAGE_SERVICES = {name: service for name, service in OURS.items() if name in (*STAGES, *BESIDES)}
 SERVERS = [name for name, command in COMMANDS.items() if command[:2] == ["python", "-m"]]
 
 
-PROFILES = {"cpu", "gpu", "recorded", "watch"}
+PROFILES = {"batch", "cpu", "gpu", "recorded", "watch"}
 
 
 def environment_of(service: str) -> dict[str, str]:
@@ -58,9 +59,7 @@ def option(service: str, name: str) -> str:
 
 def test_every_stage_has_a_service_of_its_name() -> None:
     """A stage that is missing here would leave its topic unread; certify and the scoreboard run like one."""
-    assert {name: COMMANDS[name][-1] for name in STAGE_SERVICES} == {
-        name: name for name in (*STAGES, "certify", "scoreboard")
-    }
+    assert {name: COMMANDS[name][-1] for name in STAGE_SERVICES} == {name: name for name in (*STAGES, *BESIDES)}
 
 
 @pytest.mark.parametrize("service", [name for name, command in COMMANDS.items() if command[0] == "headgate"])
@@ -148,6 +147,7 @@ def test_profiles_leave_a_plain_start_light() -> None:
     assert {profile for profiles in of.values() for profile in profiles} == PROFILES
     assert of["tier1-llama"] == ["cpu"]
     assert of["tier1-vllm"] == ["gpu"]
+    assert of.pop("tier2-batch") == ["batch"]
     assert not of.keys() & {*STAGE_SERVICES, "kafka", "topics"}
 
 
