@@ -191,6 +191,7 @@ async def run(settings: Settings, once: bool, dry_run: bool, console: Console) -
                 await asyncio.sleep(settings.certify.interval_s)
         finally:
             server.shutdown()
+            server.server_close()
 
 
 async def act(watch: Watch, settings: Settings, dry_run: bool, console: Console) -> None:
