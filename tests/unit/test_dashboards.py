@@ -129,7 +129,7 @@ def test_grafana_finds_its_datasource() -> None:
 
 
 def test_prometheus_asks_every_process() -> None:
-    """A job for each that `headgate run` runs, and for `headgate certify`; the alert knows those that everybody runs."""
+    """A job for each that `headgate run` runs, and for `headgate certify`; the alert knows those that all run."""
     jobs = {job["job_name"]: job["dns_sd_configs"][0]["names"] for job in PROMETHEUS["scrape_configs"]}
     stages = {name for literal in get_args(Process) for name in (get_args(literal) or (literal,))}
     assert jobs == {name: [name] for name in (*stages, "certify")}
