@@ -1,15 +1,10 @@
 """`headgate doctor` on a real broker: nothing is wrong after `topics apply`; then one thing after the other is."""
 
 import asyncio
-import os
 import socket
-import subprocess
-import sys
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from pathlib import Path
 
-import orjson
 import pytest
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
@@ -17,11 +12,12 @@ from msgspec.structs import replace
 from pydantic import SecretStr
 
 from streams.doctor import cluster, models, providers, stages
+from streams.doctor.examination import examine
 from streams.doctor.finding import Finding
 from streams.local.embedded_kafka import EmbeddedKafka
 from streams.policies import load_policy
 from streams.policy_records import put_in_force
-from streams.settings import KafkaSettings, Settings, Tier1Settings, Tier2Settings, load
+from streams.settings import JudgeSettings, KafkaSettings, Settings, Tier1Settings, Tier2Settings, load
 from streams.topics import TopicsError
 from tests.fakes import FakeChatServer
 from tests.frontier_faults import frontier, recordings
@@ -34,86 +30,43 @@ FERNWAY = Path(__file__).parents[2] / "examples" / "fernway"
 KEY = "sk-test-of-the-doctor"
 
 
-@dataclass(frozen=True)
-class Deployment:
-    """Fernway's settings on this broker, with a provider and a small model that answer."""
-
-    settings: Settings
-    environment: dict[str, str]
-
-    async def doctor(self, **environment: str) -> tuple[int, str, str]:
-        """The command as an operator runs it: exit code, output, errors."""
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "streams.cli", "doctor", "--json"),
-            env={**os.environ, **self.environment, **environment},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
-        out, err = await asyncio.wait_for(process.communicate(), 110)
-        assert process.returncode is not None
-        return process.returncode, out.decode(), err.decode()
-
-
 @pytest.fixture
-async def deployment(kafka: EmbeddedKafka, topics: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Deployment]:
+async def settings(kafka: EmbeddedKafka, topics: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Settings]:
+    """Fernway's on this broker, with a provider and a small model that answer."""
     monkeypatch.setenv("HEADGATE_CONFIG", str(FERNWAY / "headgate.toml"))
     server = FakeChatServer()
     server.names = ("smollm2-135m-fernway",)
     async with frontier(recordings({}), no_faults) as provider, server.serving() as small:
-        environment = {
-            "HEADGATE_KAFKA__BOOTSTRAP_SERVERS": kafka.bootstrap_servers,
-            "HEADGATE_KAFKA__TOPIC_PREFIX": topics,
-            "HEADGATE_KAFKA__PARTITIONS": "2",
-            "HEADGATE_TIER1__BASE_URL": small,
-            "HEADGATE_TIER2__BASE_URL": provider,
-            "HEADGATE_TIER2__API_KEY": KEY,
-        }
-        settings = load().model_copy(
+        asked = {"base_url": provider, "api_key": SecretStr(KEY)}
+        yield load().model_copy(
             update={
                 "kafka": KafkaSettings(bootstrap_servers=kafka.bootstrap_servers, topic_prefix=topics, partitions=2),
                 "tier1": Tier1Settings(base_url=small),
-                "tier2": Tier2Settings(base_url=provider, api_key=SecretStr(KEY)),
+                "tier2": Tier2Settings(**asked),
+                "judge": JudgeSettings(**asked),
             }
         )
-        yield Deployment(settings, environment)
 
 
 def not_well(findings: list[Finding]) -> dict[str, tuple[str, str]]:
     return {f.name: (f.verdict, f.fix) for f in findings if f.verdict != "ok"}
 
 
-async def test_a_deployment_that_is_as_it_should_be_has_nothing_wrong(deployment: Deployment) -> None:
-    """Only warnings: one broker, and no stage is running. Nothing is changed, and no key is shown."""
-    before = await cluster.look(deployment.settings.kafka)
-    code, out, err = await deployment.doctor()
-    said = orjson.loads(out)
-    assert (code, said["wrong"]) == (0, 0), out
-    assert {f["name"] for f in said["findings"] if f["verdict"] == "warning"} == {
-        *("brokers", "router", "tier1", "tier2", "checker", "judge")
-    }
-    assert {f["subject"] for f in said["findings"]} >= {"Kafka", "models", "policy", "tier-1", "tier-2", "stages"}
-    assert KEY not in out + err
-    assert (await cluster.look(deployment.settings.kafka)).found == before.found
-
-
-async def test_without_a_broker_the_rest_is_looked_at_all_the_same(deployment: Deployment) -> None:
-    """One line of it is wrong, and there is no traceback."""
-    with socket.socket() as nobody:
-        nobody.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{nobody.getsockname()[1]}"
-        code, out, err = await deployment.doctor(HEADGATE_KAFKA__BOOTSTRAP_SERVERS=address)
-    wrong = [f for f in orjson.loads(out)["findings"] if f["verdict"] == "wrong"]
-    assert (code, [(f["subject"], f["name"]) for f in wrong]) == (1, [("Kafka", "broker")])
-    assert (address in wrong[0]["said"], wrong[0]["fix"]) == (
-        True,
-        "start the broker, or set kafka.bootstrap_servers",
+async def test_a_deployment_that_is_as_it_should_be_has_nothing_wrong(settings: Settings) -> None:
+    """Only warnings: one broker, and no stage is running. No topic is changed, and no key is shown."""
+    before = await cluster.look(settings.kafka)
+    findings = await examine(settings)
+    assert {name: verdict for name, (verdict, _) in not_well(findings).items()} == dict.fromkeys(
+        ("brokers", "router", "tier1", "tier2", "checker", "judge"), "warning"
     )
-    assert "Traceback" not in err
+    assert {f.subject for f in findings} >= {"Kafka", "models", "policy", "tier-1", "tier-2", "judge", "stages"}
+    assert KEY not in str(findings)
+    assert (await cluster.look(settings.kafka)).found == before.found
 
 
-async def test_what_was_changed_on_the_cluster_is_found_with_the_command_that_mends_it(deployment: Deployment) -> None:
+async def test_what_was_changed_on_the_cluster_is_found_with_the_command_that_mends_it(settings: Settings) -> None:
     """A topic that is gone, a shorter retention, a memory with fewer partitions."""
-    kafka = deployment.settings.kafka
+    kafka = settings.kafka
     answers, labels = (kafka.topic_prefix + name for name in ("answers", "labels"))
     admin = AIOKafkaAdminClient(bootstrap_servers=kafka.bootstrap_servers)
     await admin.start()
@@ -137,9 +90,8 @@ async def test_what_was_changed_on_the_cluster_is_found_with_the_command_that_me
         await cluster.clock(kafka.model_copy(update={"topic_prefix": "never-"}))
 
 
-async def test_a_policy_for_another_router_is_found_on_the_topic(deployment: Deployment) -> None:
+async def test_a_policy_for_another_router_is_found_on_the_topic(settings: Settings) -> None:
     """The file's own is as it should be; the one that is in force was solved for another model."""
-    settings = deployment.settings
     loaded = await asyncio.to_thread(models.load, settings)
     assert not_well(list(loaded.findings)) == {}
     assert not_well(await models.in_force(settings, loaded)) == {}
@@ -148,9 +100,9 @@ async def test_a_policy_for_another_router_is_found_on_the_topic(deployment: Dep
     assert (verdict, fix.startswith("put router_model another back")) == ("wrong", True)
 
 
-async def test_tickets_that_nobody_takes_and_dead_letters_are_found(deployment: Deployment) -> None:
+async def test_tickets_that_nobody_takes_and_dead_letters_are_found(settings: Settings) -> None:
     """By the stage, with the command that starts it."""
-    kafka = deployment.settings.kafka
+    kafka = settings.kafka
     await write_tickets(kafka.bootstrap_servers, kafka.topic_prefix, ["t1", "t2"])
     await write(
         kafka.bootstrap_servers,
@@ -166,10 +118,9 @@ async def test_tickets_that_nobody_takes_and_dead_letters_are_found(deployment: 
 
 
 async def test_a_provider_that_does_not_know_the_model_and_a_server_that_is_away_are_found(
-    deployment: Deployment,
+    settings: Settings,
 ) -> None:
     """Each with the setting to correct; a key that is missing names its variable."""
-    settings = deployment.settings
     assert not_well(await providers.frontier(settings, "tier2")) == {}
     of_openai = settings.tier2.model_copy(update={"provider": "openai"})
     found = await providers.frontier(settings.model_copy(update={"tier2": of_openai}), "tier2")

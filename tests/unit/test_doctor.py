@@ -1,6 +1,7 @@
 """What the doctor says of models, providers, stages and the machine; and that no check ends the others."""
 
 import asyncio
+import socket
 from collections.abc import Sequence
 from datetime import timedelta
 from email.utils import format_datetime
@@ -11,9 +12,11 @@ import orjson
 import pytest
 from msgspec.structs import replace
 from rich.console import Console
+from typer.testing import CliRunner
 
 from schemas.policy import CategoryPolicy, Certificate, Policy
 from schemas.topics import DEAD_LETTERS
+from streams.cli import app
 from streams.doctor import examination
 from streams.doctor.examination import count, print_json, show
 from streams.doctor.finding import Finding, shortened
@@ -28,6 +31,7 @@ from tests.records import AT
 from workers.knowledge import Passage
 from workers.tier2.targets import Target
 
+FERNWAY = Path(__file__).parents[2] / "examples" / "fernway"
 KEY = "sk-a-very-secret-key-of-somebody"
 TARGET = Target("primary", "anthropic", "https://user:word@api.example/v1", "claude-sonnet-5-5", KEY)
 TIER1 = Tier1Settings(base_url="http://small:8081/v1", model="small-1")
@@ -243,3 +247,22 @@ def test_a_list_is_cut_to_a_line() -> None:
     """And says how much is missing."""
     assert shortened(list("abcd")) == "a, b, c, d"
     assert shortened(list("abcdef")) == "a, b, c, d and 2 more"
+
+
+def test_without_a_broker_the_rest_is_looked_at_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One line of it is wrong, no check ends with a traceback, and the exit code says that something is."""
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{nobody.getsockname()[1]}"
+        monkeypatch.setenv("HEADGATE_CONFIG", str(FERNWAY / "headgate.toml"))
+        monkeypatch.setenv("HEADGATE_KAFKA__BOOTSTRAP_SERVERS", address)
+        monkeypatch.setenv("HEADGATE_TIER1__BASE_URL", f"http://{address}/v1")
+        done = CliRunner().invoke(app, ["doctor", "--json"])
+    assert done.exit_code == 1, done.output
+    findings = {(f["subject"], f["name"]): f for f in orjson.loads(done.stdout)["findings"]}
+    broker = findings["Kafka", "broker"]
+    assert (broker["verdict"], broker["fix"]) == ("wrong", "start the broker, or set kafka.bootstrap_servers")
+    assert findings["stages", "processes"]["said"] == "not looked at: broker or topics are missing"
+    assert findings["models", "router"]["verdict"] == "ok"
+    # Without a key nothing is asked of the provider.
+    assert "HEADGATE_TIER2__API_KEY" in findings["tier-2", "models"]["said"]
