@@ -7,7 +7,7 @@ from typing import Any
 import structlog
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.errors import KafkaError
+from aiokafka.errors import GroupCoordinatorNotAvailableError, KafkaError
 from aiokafka.structs import OffsetAndMetadata
 
 from streams.runtime import offset_metadata
@@ -43,7 +43,11 @@ async def committed(
     """
     wanted = list(partitions)
     for _ in range(TRIES):
-        found = await admin.list_consumer_group_offsets(group, partitions=wanted)
+        try:
+            found = await admin.list_consumer_group_offsets(group, partitions=wanted)
+        except GroupCoordinatorNotAvailableError:
+            # A new cluster makes the topic of its groups when it is first asked.
+            found = {}
         # A coordinator that is loading answers for no partition at all, and the client takes that for an answer.
         if all(partition in found for partition in wanted):
             return {p: found[p] if found[p].offset >= 0 else None for p in wanted}

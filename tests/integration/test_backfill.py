@@ -249,7 +249,10 @@ async def test_answers_and_handoffs_go_to_another_topic(settings: KafkaSettings)
     await admin.start()
     small, large = (settings.topic_prefix + name for name in ("small", "trial"))
     await admin.create_topics(
-        [NewTopic(small, 1, 1), NewTopic(large, 1, 1, topic_configs={"max.message.bytes": str(4 * MIB)})]
+        [
+            NewTopic(small, 1, 1, topic_configs={"max.message.bytes": str(MIB)}),
+            NewTopic(large, 1, 1, topic_configs={"max.message.bytes": str(4 * MIB)}),
+        ]
     )
     await until(lambda: _is_there(settings, small))
     await until(lambda: _is_there(settings, large))

@@ -345,7 +345,7 @@ async def test_every_client_does_its_work(secure: SecureKafka, company: Settings
         left = {live.ticket_id, slow.ticket_id, upwards.ticket_id, unknown.ticket_id}
         while left:
             left -= {(await asyncio.wait_for(consumer.getone(), 30)).key.decode()}
-    complaint = Feedback(ticket_id=live.ticket_id, at=utc_now(), rating=1)
+    complaint = Feedback(ticket_id=live.ticket_id, tenant=live.tenant, at=utc_now(), rating=1)
     async with publish.producer(helpdesks) as producer:
         await producer.send_and_wait(f"{PREFIX}feedback", encode(complaint), key=complaint.ticket_id.encode())
     await commands(secure, company, tmp_path)
