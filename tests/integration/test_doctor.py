@@ -77,10 +77,14 @@ async def test_what_was_changed_on_the_cluster_is_found_with_the_command_that_me
     finally:
         await admin.close()
 
-    async def is_gone() -> bool:
-        return labels not in (await cluster.look(kafka)).found
+    async def has_changed() -> bool:
+        try:
+            seen = not_well(cluster.judged(await cluster.look(kafka), kafka))
+        except TopicsError:  # it went while we looked
+            return False
+        return {"topics", answers} <= seen.keys()
 
-    await until(is_gone)
+    await until(has_changed)
     found = cluster.judged(await cluster.look(kafka), kafka)
     assert not_well(found)["topics"] == ("wrong", "headgate topics apply")
     verdict, fix = not_well(found)[answers]
