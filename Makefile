@@ -42,7 +42,7 @@ schemas: $(VENV)/dev.stamp  ## write the JSON Schemas, the AsyncAPI document and
 	@$(BIN)/headgate schemas
 	@HEADGATE_CONFIG=deploy/kubernetes/base/headgate.toml $(BIN)/headgate topics strimzi >deploy/kubernetes/topics/topics.yaml
 
-learn: .venv-learn/learn.stamp  ## train the example company's models anew (more than an hour on two cores), or a router of your own (STEP=router ARGS="--labels FILE --out FOLDER")
+learn: .venv-learn/learn.stamp  ## train the example company's models anew (about two hours on two cores), or a router of your own (STEP=router ARGS="--labels FILE --out FOLDER")
 	@.venv-learn/bin/headgate learn $(STEP) $(ARGS)
 
 lock:  ## resolve the dependencies anew into requirements/*.txt

@@ -3,7 +3,7 @@
     make bench NAME=quality_loop ARGS="--quick --data ../shared/data"
     make bench NAME=quality_loop ARGS="--data ../shared/data"
 
-The whole run teaches encoder, tier-1, router and checker anew in each round (more than an hour on two idle cores);
+The whole run teaches encoder, tier-1, router and checker anew in each round (about two hours on two idle cores);
 --quick measures the shipped models, which are the last round's. Models and answers are kept under
 .headgate/bench/quality_loop, and a second run uses them. `bound_violation_rate` is the share of certificates that
 promise too much, each solved on labels drawn from the test split's own drafts, where the truth is known; the other

@@ -60,7 +60,7 @@ def load(name: Name, data: Path, classifier: Classifier, model: Path, cache: Pat
 
 
 def read(texts: list[str], classifier: Classifier, model: Path, cache: Path) -> Reading:
-    """Word pieces and embeddings as the example company's router gives them; its encoder is the untouched MiniLM-L6."""
+    """Word pieces and embeddings as the example company's router gives them."""
     import onnxruntime
 
     metadata = onnxruntime.InferenceSession(model).get_modelmeta().custom_metadata_map

@@ -1,10 +1,10 @@
 """`headgate learn`: a company's models from its example tickets, step by step.
 
 adapter   LoRA on the base model, from the reference answers (about 15 minutes on two cores)
-labels    tier-1 with that adapter answers tickets it has not seen; the rubric labels the drafts (about 5 minutes)
-router    heads on the sentence encoder, from those labels: one ONNX graph. The encoder is taught which passage a
-          ticket is about, when first it is needed (5 minutes)
-checker   the scorer, and the thresholds of router and checker: policy.json
+labels    tier-1 with that adapter answers tickets it has not seen; the rubric labels the drafts (about 30 minutes)
+router    heads on the sentence encoder, from those labels: one ONNX graph (5 minutes). The encoder is taught which
+          passage a ticket is about, when first it is needed (10 minutes)
+checker   the scorer, and the thresholds of router and checker: policy.json (10 minutes)
 
 Each step writes into the company's folder (the labels: into the work folder), so
 that any one of them can be run again by itself. The test split is never read.
