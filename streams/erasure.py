@@ -40,7 +40,7 @@ from workers.learning.provenance import ticket_digest
 BY_CUSTOMER = (TICKETS, TIER1, TIER2, DRAFTS, ANSWERS, HANDOFFS, AUDITS, DEAD_LETTERS)
 """Their records say whose they are. Of dead letters those that can be read at all."""
 BY_TICKET = (EVENTS, FEEDBACK, LABELS, SEEN, SCOREBOARD_JOURNEYS, SCOREBOARD_LABELS, SCOREBOARD_AUDITS)
-"""Their records name a ticket. `spend`, its snapshots and the scoreboard's cells name none, only tenants."""
+"""Their records name a ticket. `spend`, its snapshots, `batches` and the scoreboard's cells name none."""
 
 RETENTION, SEGMENT, CLEANUP, MAX_LAG = "retention.ms", "segment.ms", "cleanup.policy", "max.compaction.lag.ms"
 KEYS = (RETENTION, SEGMENT, CLEANUP, MAX_LAG)

@@ -82,7 +82,7 @@ async def test_a_refused_creation_names_the_topic_and_the_reason(kafka: Embedded
 
 async def test_a_partition_that_gets_no_leader_is_named(kafka: EmbeddedKafka, topics: str) -> None:
     """The wait ends, and says which partition it waited for."""
-    async with topic_admin._admin(kafka.bootstrap_servers) as admin:
+    async with topic_admin._admin(kafka_settings(kafka.bootstrap_servers)) as admin:
         with pytest.raises(TopicsError, match=f"without a leader: {topics}tickets/2"):
             await topic_admin._wait_for_leaders(admin, {topics + "tickets": 3}, limit_s=0.2)
 

@@ -15,6 +15,7 @@ from schemas.tickets import TicketId
 from schemas.topics import (
     AUDITS,
     BACKFILL,
+    BATCHES,
     CHANGELOGS,
     DAY_MS,
     DEAD_LETTERS,
@@ -62,7 +63,7 @@ def counted(*records: Received, tenant: str = "default", customer_id: str = "c7"
 
 def test_every_topic_is_read_but_those_that_name_no_ticket() -> None:
     """A topic that comes later must be put somewhere."""
-    rest = {POLICY, SPEND, SPEND_SNAPSHOTS, FORGOTTEN, SCOREBOARD_CELLS}
+    rest = {POLICY, SPEND, SPEND_SNAPSHOTS, BATCHES, FORGOTTEN, SCOREBOARD_CELLS}
     assert {*BY_CUSTOMER, *BY_TICKET} | rest == {*TOPICS, *CHANGELOGS}
 
 
