@@ -104,6 +104,8 @@ class SecureKafka(EmbeddedKafka):
             "listeners": f"{listeners},{secure},CONTROLLER://127.0.0.1:{self._controller_port}",
             "advertised.listeners": f"{listeners},{secure}",
             "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,SASL_SSL:SASL_SSL,SSL:SSL",
+            # Nobody kills this one: a loaded machine is not to be taken for a crash.
+            "broker.session.timeout.ms": 60_000,
             "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
             "super.users": "User:ANONYMOUS",
             "ssl.keystore.type": "PEM",
