@@ -127,7 +127,10 @@ class StageRun:
         self.waiting.add(len(tickets))
         for ticket in tickets:
             ticket.arrived_s = self.clock.now
-        self.clock.at(self.clock.now + self._fetch_s, self._fetched, tickets)
+        if self._fetch_s:
+            self.clock.at(self.clock.now + self._fetch_s, self._fetched, tickets)
+        else:
+            self._fetched(tickets)
 
     def _fetched(self, tickets: Sequence[Ticket]) -> None:
         touched: dict[Process, None] = {}

@@ -7,19 +7,18 @@ import random
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from heapq import heapify, heappop, heappush, heapreplace
+from heapq import heappop, heappush, heapreplace
 from math import inf
 
 
 @dataclass(frozen=True, slots=True)
 class Cores:
-    """A model on a process's own cores: a call takes one core, for its own time and that of each record in it."""
+    """A model on a process's own cores: the records of a call are worked on side by side, each on one core."""
 
     cores: int
     record_s: float
-    call_s: float = 0.0
     cv: float = 0.0
-    """Coefficient of variation of a call's time: 0 is fixed, 1 exponential (a gamma distribution)."""
+    """Coefficient of variation of a record's time: 0 is fixed, 1 exponential (a gamma distribution)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,21 +72,23 @@ Ended = Callable[[float], None]
 
 
 class CoreQueue:
-    """One process's cores; calls wait for the next free one in their order."""
+    """One process's cores; records wait for the next free one in their order."""
 
     def __init__(self, model: Cores, clock: Clock) -> None:
         self._model, self._clock = model, clock
         self._free_at = [0.0] * model.cores
-        heapify(self._free_at)
         self.busy_s = 0.0
 
     def submit(self, records: int, ended: Ended) -> None:
         clock, model = self._clock, self._model
-        took = clock.draw(model.call_s + records * model.record_s, model.cv)
-        end = max(clock.now, self._free_at[0]) + took
-        heapreplace(self._free_at, end)
-        self.busy_s += took
-        clock.at(end, ended, took)
+        begins, end = max(clock.now, self._free_at[0]), 0.0
+        for _ in range(records):
+            took = clock.draw(model.record_s, model.cv)
+            ends = max(clock.now, self._free_at[0]) + took
+            heapreplace(self._free_at, ends)
+            self.busy_s += took
+            end = max(end, ends)
+        clock.at(end, ended, end - begins)
 
 
 class ProviderQueue:
