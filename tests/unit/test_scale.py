@@ -1,6 +1,7 @@
 """The page about scale says what its benchmark prints, and the arithmetic behind it."""
 
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -36,7 +37,7 @@ def test_the_prose_quotes_the_plan(planned: list[Plan]) -> None:
 
 def test_ten_times_the_tickets_cost_ten_times_the_dollars(planned: list[Plan]) -> None:
     """But the ledger's readers a hundred times the work."""
-    for small, large in zip(planned, planned[1:], strict=False):
+    for small, large in pairwise(planned):
         assert sum(large.usd.values()) / sum(small.usd.values()) == pytest.approx(10, rel=0.01)
         work = [plan.spend_share * plan.tier2_processes for plan in (small, large)]
         assert work[1] / work[0] == pytest.approx(100, rel=0.03)
