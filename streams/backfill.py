@@ -8,8 +8,8 @@ Invariants:
 """
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 
 from aiokafka import AIOKafkaProducer
@@ -171,17 +171,18 @@ class _Run:
                     total=max(before + self.plan.due, published),
                 )
 
-            async for chunk in self._chunks(min(CHUNK_RECORDS, most_outstanding)):
-                while self.outstanding + len(chunk.messages) > most_outstanding:
-                    await follow()
-                await self.topics.commit(producer, chunk.messages, chunk.reached)
-                for ticket, replay in chunk.tickets:
-                    self.facts.add_published(ticket, replay)
-                self.published += len(chunk.messages)
+            async with aclosing(self._chunks(min(CHUNK_RECORDS, most_outstanding))) as chunks:
+                async for chunk in chunks:
+                    while self.outstanding + len(chunk.messages) > most_outstanding:
+                        await follow()
+                    await self.topics.commit(producer, chunk.messages, chunk.reached)
+                    for ticket, replay in chunk.tickets:
+                        self.facts.add_published(ticket, replay)
+                    self.published += len(chunk.messages)
             while self.outstanding:
                 await follow()
 
-    async def _chunks(self, most_records: int) -> AsyncIterator["_Chunk"]:
+    async def _chunks(self, most_records: int) -> AsyncGenerator["_Chunk", None]:
         chooser, chunk, size_bytes = self._chooser(), _Chunk(self.reached), 0
         positions = {number: span.position for number, span in self.reached.spans.items()}
         async for record in self.topics.tickets(self.reached):
