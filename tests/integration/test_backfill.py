@@ -285,7 +285,7 @@ async def test_a_backfill_that_is_killed_over_and_over_publishes_each_ticket_onc
         "HEADGATE_KAFKA__TRANSACTION_TIMEOUT_S": "3",
     }
     argv = [sys.executable, "-m", "streams.cli", "backfill", "--from", FROM, "--to", TO, "--outstanding", "350"]
-    for after_s in (0.0, 0.02, 0.05):
+    for after_s in (0.0, 0.03):
         process = await asyncio.create_subprocess_exec(*argv, env={**os.environ, **own}, stdout=asyncio.subprocess.PIPE)
         assert process.stdout
         await asyncio.wait_for(process.stdout.readuntil(b"estimated cost"), 100)
