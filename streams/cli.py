@@ -109,8 +109,9 @@ def _local_settings() -> Settings:
 
 @app.command()
 def demo(
-    tickets: Tickets = 120,
-    per_second: PerSecond = 1.0,
+    tickets: Tickets = 80,
+    # Four in five go to tier-1, and two cores answer about as many as these.
+    per_second: PerSecond = 0.5,
     seed: Annotated[int, typer.Option(help="Which tickets are drawn.")] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="End with the figures as one line of JSON.")] = False,
     spend_limit: SpendLimit = 1.0,

@@ -23,7 +23,7 @@ from streams.reporting.cases import (
     ratio,
     usd,
 )
-from streams.reporting.tally import Ending, Latency, dead_lettered, escalation_reasons, latency
+from streams.reporting.tally import Ending, Latency, dead_lettered, escalation_reasons, latency, refused_drafts
 from workers.learning.company import Example
 from workers.learning.rubric import grade
 
@@ -161,7 +161,7 @@ def build(
 
     def case(ticket_id: TicketId, example: Example) -> Case:
         ending: Ending | None = answers.get(ticket_id) or handoffs.get(ticket_id)
-        drafts = [a.text for a in ending.attempts if a.tier == "tier1" and a.text] if ending else []
+        drafts = [draft.text for draft in refused_drafts(ending) if draft.text] if ending else []
         return Case(
             example=example,
             ending=ending,

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from schemas.answers import Answer, Costs, GateReason, Handoff
 from schemas.events import Event
-from schemas.tickets import TicketId, Tier
+from schemas.tickets import Attempt, TicketId, Tier
 
 Ending = Answer | Handoff
 """How a ticket leaves Headgate."""
@@ -109,15 +109,19 @@ def dead_lettered(events: Iterable[Event]) -> frozenset[TicketId]:
     return frozenset(e.ticket_id for e in events if e.outcome == "dead_lettered")
 
 
+def refused_drafts(ending: Ending) -> list[Attempt]:
+    """Tier-1's, which kept the ticket from being answered; none that was made in the shadow, and never to be sent."""
+    return [a for a in ending.attempts if a.tier == "tier1" and a.reason != GateReason.SHADOW]
+
+
 def is_escalated(ending: Ending) -> bool:
     """Whether tier-1 was tried and its draft not shipped."""
-    return any(a.tier == "tier1" and a.reason != GateReason.SHADOW for a in ending.attempts)
+    return bool(refused_drafts(ending))
 
 
 def escalation_reasons(endings: Iterable[Ending]) -> Counter[str]:
     """Each reason for which a tier-1 draft was refused; a draft may have several."""
-    attempts = (a for e in endings for a in e.attempts if a.tier == "tier1" and a.reason != GateReason.SHADOW)
-    return Counter(reason for a in attempts for reason in a.reason.split(",") if reason)
+    return Counter(reason for e in endings for a in refused_drafts(e) for reason in a.reason.split(",") if reason)
 
 
 def total_costs(endings: Iterable[Ending]) -> Costs:

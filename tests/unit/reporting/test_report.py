@@ -7,6 +7,7 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
+from schemas.answers import GateReason
 from schemas.tickets import TicketId
 from streams.reporting.cases import interval, percent, usd
 from streams.reporting.report import Baseline, Made, as_json, print_report
@@ -122,6 +123,14 @@ def test_an_engine_that_was_away_refused_no_draft(four, make, report_of):
     away = make.attempt(text="", reason="tier1_unavailable")
     report = report_of(four[:1], [make.answer(four[0].ticket_id, "tier2", four[0].reference, [away])])
     assert (report.escalated, report.good_refused, dict(report.reasons)) == (1, [], {"tier1_unavailable": 1})
+
+
+def test_a_draft_made_in_the_shadow_was_not_refused(four, make, report_of):
+    """Its ticket was tier-2's from the start, and nobody paid twice: it was drawn for an audit."""
+    drafted = make.attempt(text=four[0].reference, reason=GateReason.SHADOW)
+    report = report_of(four[:1], answers=[make.answer(four[0].ticket_id, "tier2", four[0].reference, [drafted])])
+    assert (report.escalated, report.good_refused, dict(report.reasons)) == (0, [], {})
+    assert report.cases[0].refused is None
 
 
 def test_categories_add_up_to_all_tickets(a_run):
