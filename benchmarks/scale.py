@@ -21,14 +21,14 @@ BUSY = 0.6
 """Of anything, at the rate that it is planned for (assumed): the rest is for peaks, and for uneven partitions."""
 
 # Measured here (README.md).
-ROUTER_PER_CORE_S = 126.0
+ROUTER_PER_CORE_S = 26.8
 """Tickets of 64 word pieces, a second and thread."""
 CHECKER_TO_ROUTER = 2.1
 """Its processor time for a draft, to the router's for the ticket."""
 LOOP_S = 44e-6
 COMMIT_S = 0.003
-TIER2_USD = 0.532 / 0.45 / 1_000
-"""A call, in `make demo`."""
+TIER2_USD = 0.299 / (20 / 120) / 1_000
+"""A call, in `make demo`: of the tickets that tier-1 is not let answer, which are the longer ones."""
 SHIPPED = 0.75
 """Of the tickets, answered by tier-1."""
 SCOREBOARD_EVENTS_S = 1_000
