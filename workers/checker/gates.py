@@ -26,11 +26,11 @@ _COURTESY = re.compile(
 
 _DANGLING = re.compile(
     # A word that no English sentence ends with, or a bracket, currency or list mark that opens what never came.
-    r"(\b(the|and|your|our|or|of|because)|[(\[{$\u20ac>:;]|\n\s*(\d+[.)]|[-*\u2022]))\s*\Z"
-    # A comma, unless it closes a line of few words: "Kind regards,".
-    r"|(\S+[ \t]+){3,}\S+,\s*\Z",
+    r"(\b(the|and|your|our|or|of|because)|[(\[{$\u20ac>:;]|\n\s*(\d+[.)]|[-*\u2022]))\Z",
     re.I,
 )
+CLOSING_WORDS = 3
+"""A line of no more words may end with a comma: "Kind regards,"."""
 
 _A_MACHINE = r"(?:large |helpful |virtual )*(?:ai|artificial intelligence|language model|chatbot)\b"
 _AS_AN_AI = re.compile(
@@ -149,9 +149,11 @@ def empty(draft: Draft) -> bool:
 
 def truncated(draft: Draft) -> bool:
     """The model ran into its token limit, or stopped where no sentence ends."""
+    end = draft.text.rstrip()[-END_CHARS:]
     return (
         draft.finish_reason == "length"
-        or bool(_DANGLING.search(draft.text.rstrip()[-END_CHARS:]))
+        or bool(_DANGLING.search(end))
+        or (end.endswith(",") and len(end.splitlines()[-1].split()) > CLOSING_WORDS)
         or draft.text.count("```") % 2 == 1
     )
 

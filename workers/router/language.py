@@ -51,6 +51,8 @@ LATIN_ENDS = 0x250
 """Letters below this code point are Latin; of those above it, the ones whose name says so (Vietnamese, say)."""
 
 _LETTERS = re.compile(r"[^\W\d_]+")
+_NOT_LATIN = re.compile(r"[^\W\d_\u0000-\u024f]")
+"""A letter at LATIN_ENDS or above it."""
 _WORD = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)*")
 
 
@@ -72,6 +74,9 @@ def _by_script(text: str) -> str:
     Latin letters count in wholly Latin words only: English with a few Greek or Cyrillic letters in most of its words
     looks like English and is none to the encoder.
     """
+    if _NOT_LATIN.search(text) is None:
+        # As nearly all are: looking at each letter takes a hundred times as long.
+        return ""
     scripts: Counter[str] = Counter()
     latin = 0
     for word in _LETTERS.findall(text):
