@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -114,12 +114,15 @@ class Client:
             self.process.wait()
 
 
-def start_client(module: str, name: str, arguments: Sequence[str], folder: Path) -> Client:
-    """Run `module` with a subject's name and arguments, in a fresh interpreter. Its log is FOLDER/NAME.log."""
+def start_client(
+    module: str, name: str, arguments: Sequence[str], folder: Path, settings: Mapping[str, str] | None = None
+) -> Client:
+    """Run `module` with a subject's name and arguments, in a fresh interpreter, with these variables beside ours. Its
+    log is FOLDER/NAME.log."""
     log_path = folder / f"{name}.log"
     with log_path.open("ab") as log:
         argv = [sys.executable, "-m", module, name, *arguments]
-        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), **(settings or {})}
         process = spawn(argv, log.fileno(), signal.SIGKILL, folder=folder, environment=environment)
     return Client(name, process, log_path)
 

@@ -14,7 +14,7 @@ from streams.outcomes import answer, audit, escalation, handoff
 from streams.policies import InForce, policies_in_force
 from streams.runtime.clock import age_s, utc_now
 from streams.runtime.stage import Done, Output, Record, Result, Stage
-from streams.settings import Settings
+from streams.settings import CheckerSettings, Settings
 from workers.checker.checker import Checker
 from workers.checker.scorer import load_scorer
 from workers.knowledge import load_knowledge
@@ -57,6 +57,11 @@ def stage_under(policies: InForce, settings: Settings) -> Stage[Draft]:
         policy_of,
         config.usd_per_hour,
     )
+    return stage_on(checker, policies, config)
+
+
+def stage_on(checker: Checker, policies: InForce, config: CheckerSettings) -> Stage[Draft]:
+    """The checker stage on a worker."""
 
     async def handle(records: Sequence[Record[Draft]]) -> Sequence[Result]:
         started = time.perf_counter()

@@ -42,7 +42,7 @@ async def stage_under(policies: InForce, config: RouterSettings) -> AsyncIterato
     models = await asyncio.to_thread(load_models, config)
     watching = asyncio.create_task(watch(models), name="router-models")
     try:
-        yield _stage(models, policies, config)
+        yield stage_on(models, policies, config)
     finally:
         watching.cancel()
         with suppress(asyncio.CancelledError):
@@ -58,7 +58,8 @@ class Opinion:
     tier: str
 
 
-def _stage(models: Models, policies: InForce, config: RouterSettings) -> Stage[Ticket]:
+def stage_on(models: Models, policies: InForce, config: RouterSettings) -> Stage[Ticket]:
+    """The router on loaded models."""
     decider, shadow_decider = Decider(), Decider()
 
     async def handle(records: Sequence[Record[Ticket]]) -> Sequence[Result]:

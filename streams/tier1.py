@@ -87,23 +87,28 @@ async def stage(settings: Settings) -> AsyncIterator[Stage[Routed]]:
     Raises: ValueError for an unreadable file, a wrong setting, or an engine or model that can't be had.
     """
     async with tier1_worker(settings) as tier1:
+        yield stage_on(tier1, settings.tier1.in_flight)
 
-        async def handle(record: Record[Routed]) -> Done:
-            draft = await tier1.answer(record.value, priority(record.origin))
-            output = Output(DRAFTS, record.value.ticket.ticket_id, draft)
-            return Done((output,), draft_event("tier1", record.origin, draft))
 
-        yield Stage(
-            "tier1",
-            TIER1,
-            Routed,
-            singly(handle),
-            give_up=to_tier2,
-            batch_size=1,
-            max_in_flight=settings.tier1.in_flight,
-            ready=tier1.engine.ready,
-            saturated=tier1.engine.saturated,
-        )
+def stage_on(tier1: Tier1, in_flight: int) -> Stage[Routed]:
+    """The tier-1 stage on a worker, with so many tickets begun and not committed."""
+
+    async def handle(record: Record[Routed]) -> Done:
+        draft = await tier1.answer(record.value, priority(record.origin))
+        output = Output(DRAFTS, record.value.ticket.ticket_id, draft)
+        return Done((output,), draft_event("tier1", record.origin, draft))
+
+    return Stage(
+        "tier1",
+        TIER1,
+        Routed,
+        singly(handle),
+        give_up=to_tier2,
+        batch_size=1,
+        max_in_flight=in_flight,
+        ready=tier1.engine.ready,
+        saturated=tier1.engine.saturated,
+    )
 
 
 def priority(origin: Origin) -> int:
