@@ -52,8 +52,8 @@ WIDE = Slots(tier1=2_000, tier2=1_000)
 """For 1,000 tickets a second and more."""
 SIZED = Slots(tier1=48, tier2=32)
 """For the live tickets at half of them and less: 20 a second are 16 in tier-1, and 15 in tier-2."""
-LIVE_PER_S, LIVE_S = 20.0, 15.0
-RATES = {1.0: 20.0, 10.0: 10.0, 100.0: 10.0, 1000.0: 3.0}
+LIVE_PER_S, LIVE_S = 20.0, 90.0
+RATES = {1.0: 150.0, 10.0: 60.0, 100.0: 40.0, 1000.0: 20.0}
 """Tickets a second, and for how many seconds they are offered."""
 OUTSTANDING = 500
 """The backfill's: more than the slots hold."""

@@ -73,6 +73,7 @@ ATTACKS: dict[GateReason, list[Row]] = {
     ],
     GateReason.PLACEHOLDER: [
         ("Dear [Customer Name], it arrives today.", {}),
+        ("Your reference is [reference number].", {}),
         ("It arrives today, [First name].", {}),
         ("Your bill of {{ amount }} is due today.", {}),
         ("Your bill of {amount} is due today.", {}),

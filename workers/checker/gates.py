@@ -51,7 +51,8 @@ DECLINED_WORDS = 30
 _PLACEHOLDER = re.compile(
     # In square brackets, unless it is a Markdown link.
     r"\{\{?[\w .-]+\}?\}"
-    r"|\[(your|customer|agent|company|name|date|amount|insert|first|last|order|account)\b[^\]]*\](?!\()"
+    r"|\[(your|customer|agent|company|name|date|amount|insert|first|last|order|account|reference|ticket|invoice)\b"
+    r"[^\]]*\](?!\()"
     r"|\[(email|iban|card|phone|account)[ _-]?\d+\]"
     r"|<(name|date|amount|your [^>]*|(customer|agent|order|first|last|company)[_ -]\w+)>"
     r"|\((insert|your) [\w ]{2,30} here\)|%[a-z]+_?[a-z]+%|\bX{3,}\b|\$X|\bXX/XX|_{4,}|\blorem ipsum\b",
