@@ -76,8 +76,7 @@ class BatchLane:
                 await self._commit([], [])
             await self._take_in()
             if self.collector.is_due(len(self.batches)):
-                made = await self.collector.collect(self._partition.at.partition)
-                await self._commit(made.ends, made.batches, made.taken_out)
+                await self._collect()
             for key in [key for key, due_s in self._due_s.items() if due_s <= time.monotonic()]:
                 await self._advance(key)
 
@@ -86,6 +85,14 @@ class BatchLane:
             self.collector.add(await self._partition.take_in(room))
         else:
             await asyncio.sleep(POLL_MS / 1000)
+
+    async def _collect(self) -> None:
+        made = await self.collector.collect(self._partition.at.partition)
+        reserved = {ticket.reservation: ticket for _, batch in made.batches for ticket in batch.tickets}
+        self._desk.uncommitted.update(reserved)
+        await self._commit(made.ends, made.batches, made.taken_out)
+        for reservation in reserved:
+            del self._desk.uncommitted[reservation]
 
     # -- one batch ------------------------------------------------------------------------------------------------
 

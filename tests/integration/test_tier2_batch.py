@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
+from aiokafka.errors import KafkaError
 from aiokafka.structs import ConsumerRecord
 from pydantic import SecretStr
 
@@ -31,6 +32,7 @@ from streams.runtime import offsets
 from streams.runtime.delivery import ExactlyOnce
 from streams.runtime.headers import read_parked
 from streams.runtime.loop import StageLoop
+from streams.runtime.messages import Message
 from streams.runtime.offsets import CommitPoint
 from streams.settings import (
     KafkaSettings,
@@ -336,6 +338,24 @@ async def test_what_retention_takes_from_a_batch_is_neither_submitted_nor_left_u
     await work(settings, answered(provider, 4))
     await assert_drafted_once(settings, IDS[3:])
     await provider.assert_asked_once(answered=4)
+    await assert_settled(settings, provider)
+
+
+async def test_a_batch_whose_commit_fails_leaves_no_money_set_aside(
+    settings: Settings, provider: Provided, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process goes on with new clients, and collects the same tickets anew."""
+    commit, failures = ExactlyOnce.commit, [KafkaError("the broker is gone")]
+
+    async def failing(delivery: ExactlyOnce, messages: Sequence[Message], point: CommitPoint) -> None:
+        if messages and failures:
+            raise failures.pop()
+        await commit(delivery, messages, point)
+
+    monkeypatch.setattr(ExactlyOnce, "commit", failing)
+    await publish(settings)
+    await work(settings, answered(provider))
+    await assert_drafted_once(settings)
     await assert_settled(settings, provider)
 
 
