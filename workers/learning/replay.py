@@ -117,8 +117,8 @@ def _sampled(rows: Sequence[Replayed], prices: Prices) -> tuple[list[Replayed], 
         return [r._replace(fate="unknown", why=few) if r.fate == "unseen" else r for r in alone], None
     dollars = [w * float(going_up(row, prices).sum()) for w, row in zip(weights, drawn, strict=True)]
     # A ticket for which tier-2 costs nothing saves nothing. Where none costs anything, any share of it is right.
-    paid = [(ships, usd) for ships, usd in zip(shipped, dollars, strict=True) if usd]
-    by_dollar = weighted_share(*zip(*paid, strict=True)) if paid else by_ticket
+    paid = [ships for ships, usd in zip(shipped, dollars, strict=True) if usd]
+    by_dollar = weighted_share(paid, [usd for usd in dollars if usd]) if paid else by_ticket
     return list(rows), Sample(len(inside), len(drawn), by_ticket, by_dollar)
 
 
