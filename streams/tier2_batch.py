@@ -138,7 +138,7 @@ class _Work:
             raise SettingsError(str(exc)) from exc
 
     def _give_back(self, spend: SharedSpend, batches: Mapping[int, Mapping[str, Batch]]) -> None:
-        """The money of a batch whose commit failed with the clients before, and whose record isn't there."""
+        """Settle what was set aside for batches whose commit failed in the session before, and that have no record."""
         open_ = {t.reservation for of_partition in batches.values() for b in of_partition.values() for t in b.tickets}
         for reservation in self._uncommitted.keys() - open_:
             spend.settle(Reservation(reservation, self._uncommitted[reservation].micro_usd), 0)
