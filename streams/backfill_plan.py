@@ -28,6 +28,7 @@ ENDS = (ANSWER, HANDOFF, *(reason.value for reason in HandoffReason), NONE)
 """How a ticket has ended: handoffs also by their reason."""
 FIELDS = ("tenant", "customer_id", "channel", "language", "category", "ended")
 METADATA = "metadata."
+EPOCH = datetime.fromtimestamp(0, UTC)
 
 
 class BackfillError(Exception):
@@ -71,7 +72,8 @@ def asked(since: str, until: str, filters: Sequence[str], output: str, again: bo
 def _moment(option: str, text: str) -> datetime:
     # No ages like 2h: the same command would be another backfill a minute later.
     if at := iso_time(text):
-        return at
+        # Nothing is older, and Kafka knows no time before.
+        return max(at, EPOCH)
     raise BackfillError(f"{option} {printable(text)}: not an ISO time like 2026-11-30T09:00 (UTC if it names no zone)")
 
 

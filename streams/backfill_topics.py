@@ -29,6 +29,9 @@ from streams.topics import partition_counts
 
 CLOCKS_S = 60.0
 """Clocks of different machines may differ by so much."""
+AHEAD_MS = 3_600_000
+"""A record may say that it was written so much later than it was: more a broker refuses, by its default for
+message.timestamp.after.max.ms."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,10 +93,11 @@ class BackfillTopics:
 
     async def window(self, number: int) -> Pass:
         """A new pass, up to where the window ends now: tickets of transactions that are still open are not in it."""
+        # Producers' clocks differ: behind a record that says that it is from after the window may stand others of it.
         partitions = [self._at(n) for n in range(self.partitions)]
         ends = await self.committed.end_offsets(partitions)
         firsts = await self.committed.offsets_for_times(dict.fromkeys(partitions, _ms(self.of.since)))
-        afters = await self.committed.offsets_for_times(dict.fromkeys(partitions, _ms(self.of.until)))
+        afters = await self.committed.offsets_for_times(dict.fromkeys(partitions, _ms(self.of.until) + AHEAD_MS))
         spans = {}
         for partition, end in ends.items():
             start, stop = (min(found.offset if found else end, end) for found in (firsts[partition], afters[partition]))

@@ -43,6 +43,8 @@ class Desk:
     spend: Spend
     ids: MutableMapping[str, str]
     """The provider's ids of the open batches, by key."""
+    uncommitted: MutableMapping[str, BatchTicket]
+    """Whose money is set aside, by reservation, while nobody knows whether their batch's record is committed."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -76,8 +76,7 @@ class BatchLane:
                 await self._commit([], [])
             await self._take_in()
             if self.collector.is_due(len(self.batches)):
-                made = await self.collector.collect(self._partition.at.partition)
-                await self._commit(made.ends, made.batches, made.taken_out)
+                await self._collect()
             for key in [key for key, due_s in self._due_s.items() if due_s <= time.monotonic()]:
                 await self._advance(key)
 
@@ -86,6 +85,14 @@ class BatchLane:
             self.collector.add(await self._partition.take_in(room))
         else:
             await asyncio.sleep(POLL_MS / 1000)
+
+    async def _collect(self) -> None:
+        made = await self.collector.collect(self._partition.at.partition)
+        reserved = {ticket.reservation: ticket for _, batch in made.batches for ticket in batch.tickets}
+        self._desk.uncommitted.update(reserved)
+        await self._commit(made.ends, made.batches, made.taken_out)
+        for reservation in reserved:
+            del self._desk.uncommitted[reservation]
 
     # -- one batch ------------------------------------------------------------------------------------------------
 
@@ -106,9 +113,16 @@ class BatchLane:
 
     async def _submit(self, key: str, batch: Batch) -> None:
         sources = await self._partition.read_again({ticket.offset for ticket in batch.tickets})
+        gone = [ticket for ticket in batch.tickets if ticket.offset not in sources]
+        batch = msgspec.structs.replace(batch, tickets=tuple(t for t in batch.tickets if t.offset in sources))
         requests = await asyncio.to_thread(self._requests, key, batch, sources)
-        # Whoever was fenced meanwhile ends here, before anything is submitted.
-        await self._commit([], [])
+        # Whoever was fenced meanwhile ends here, before anything is submitted. A batch is found again by its size, so
+        # its record has to have it before.
+        await self._commit([], [(key, batch if requests else None)] if gone else [])
+        for ticket in gone:
+            self._give_up(key, ticket, 0)
+        if not requests:
+            return
         try:
             batch_id = await self._desk.apis[batch.target].submit(key, requests)
         except (NotSentError, wire.TurnedAwayError, wire.TargetError):
@@ -129,10 +143,10 @@ class BatchLane:
         target = self._batching.target_of(batch.target)
         return [
             BatchRequest(
-                _custom_id(key, ticket), self._batching.ask(ticket_of(source).value, target, batch.phone_region).body
+                _custom_id(key, ticket),
+                self._batching.ask(ticket_of(sources[ticket.offset]).value, target, batch.phone_region).body,
             )
             for ticket in batch.tickets
-            if (source := sources.get(ticket.offset))
         ]
 
     async def _find(self, key: str, batch: Batch) -> None:
@@ -141,7 +155,8 @@ class BatchLane:
             self._due_s[key] = look_s
             return
         others = [batch_id for other, batch_id in self._desk.ids.items() if other != key]
-        found = await self._desk.apis[batch.target].find(key, len(batch.tickets), batch.at.timestamp(), others)
+        since_s, until_s = batch.at.timestamp(), time.time() - (time.monotonic() - look_s)
+        found = await self._desk.apis[batch.target].find(key, len(batch.tickets), since_s, until_s, others)
         del self._unsure[key]
         log.info("batch_looked_for", batch=key, target=batch.target, found=found is not None)
         if found:
@@ -171,13 +186,18 @@ class BatchLane:
             chunk, left = left[:COMMIT_TICKETS], left[COMMIT_TICKETS:]
             sources = await self._partition.read_again({ticket.offset for ticket in chunk})
             ends: list[End] = []
+            for ticket in chunk:
+                if ticket.offset not in sources:
+                    result = results.get(_custom_id(key, ticket))
+                    target = self._batching.target_of(batch.target)
+                    self._give_up(key, ticket, self._batching.charged_micro_usd(result, target))
             for ticket, record, concluded in await asyncio.to_thread(
                 self._concluded, key, batch, chunk, sources, results
             ):
                 if concluded.step == "again":
                     again.append(ticket)
                 else:
-                    self._settle(ticket, concluded)
+                    self._settle(ticket, concluded.charged_micro_usd)
                     ends.append((_settled(record, concluded, batch.number), sources[ticket.offset]))
             rest = msgspec.structs.replace(batch, tickets=(*again, *left))
             await self._commit(ends, [(key, rest)] if left else [(key, None), *_next(rest)])
@@ -195,7 +215,6 @@ class BatchLane:
         concluded = []
         for ticket in tickets:
             if (source := sources.get(ticket.offset)) is None:
-                log.error("batch_ticket_gone", batch=key, offset=ticket.offset, consequence="nobody answers it")
                 continue
             record = ticket_of(source)
             conclusion = self._batching.conclude(
@@ -210,8 +229,14 @@ class BatchLane:
             concluded.append((ticket, record, conclusion))
         return concluded
 
-    def _settle(self, ticket: BatchTicket, concluded: Concluded) -> None:
-        charged = ticket.micro_usd if concluded.charged_micro_usd is None else concluded.charged_micro_usd
+    def _give_up(self, key: str, ticket: BatchTicket, charged_micro_usd: int | None) -> None:
+        """Retention has taken a ticket while it was in a batch."""
+        log.error("batch_ticket_gone", batch=key, offset=ticket.offset, consequence="nobody answers it")
+        self._settle(ticket, charged_micro_usd)
+
+    def _settle(self, ticket: BatchTicket, charged_micro_usd: int | None) -> None:
+        """None: nobody knows, so that its worst case stays counted."""
+        charged = ticket.micro_usd if charged_micro_usd is None else charged_micro_usd
         self._desk.spend.settle(Reservation(ticket.reservation, ticket.micro_usd), charged)
 
     async def _commit(

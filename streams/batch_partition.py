@@ -4,6 +4,7 @@ The delivery's transactional.id is the one that the ordinary tier-2 process has 
 input its group's: so each of the two goes on where the other stopped, and fences it.
 """
 
+import asyncio
 import time
 from collections.abc import Collection, Sequence
 
@@ -37,11 +38,18 @@ class BatchPartition:
         self._seek(start.offset)
 
     async def take_in(self, most: int) -> list[ConsumerRecord]:
-        """The next records, which are unfinished from now on; none if none come within half a second."""
+        """The next records, which are unfinished from now on; none if none come within half a second, or while they
+        stand so far above the lowest unfinished one that no commit could say so."""
         polled = await self._consumer.getmany(self.at, timeout_ms=POLL_MS, max_records=most)
-        taken = [source for source in polled.get(self.at, ()) if self._offsets.arrive(source.offset)]
-        for source in taken:
-            self._offsets.begin(source.offset, source.timestamp / 1000)
+        taken = []
+        for source in polled.get(self.at, ()):
+            if not self._offsets.may_begin(source.offset, most):
+                self._seek(self._offsets.arrived_to)
+                await asyncio.sleep(POLL_MS / 1000)
+                break
+            if self._offsets.arrive(source.offset):
+                self._offsets.begin(source.offset, source.timestamp / 1000)
+                taken.append(source)
         return taken
 
     async def read_again(self, offsets: Collection[int]) -> dict[int, ConsumerRecord]:

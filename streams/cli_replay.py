@@ -14,7 +14,9 @@ EPOCH = datetime.fromtimestamp(0, UTC)
 
 
 def replay(
-    since: Annotated[str, typer.Option("--from", help="The window's start: an age (30m, 2h, 7d) or an ISO time.")],
+    since: Annotated[
+        str, typer.Option("--from", help="From an age (30m, 2h, 7d) or an ISO time on, UTC if it names no zone.")
+    ],
     policy: Annotated[str, typer.Option("--policy", help="The start of a version, or a policy file.")],
     until: Annotated[str, typer.Option("--to", help="Its end; now by default.")] = "0s",
     out: Annotated[Path, typer.Option("--out", help="The folder for replay.json and replay.html.")] = RUNS / "replay",

@@ -45,8 +45,8 @@ BY_TICKET = (EVENTS, FEEDBACK, LABELS, SEEN, SCOREBOARD_JOURNEYS, SCOREBOARD_LAB
 RETENTION, SEGMENT, CLEANUP, MAX_LAG = "retention.ms", "segment.ms", "cleanup.policy", "max.compaction.lag.ms"
 KEYS = (RETENTION, SEGMENT, CLEANUP, MAX_LAG)
 
-NEVER_MS = 2**63 - 1
-"""Kafka's default for MAX_LAG."""
+FOR_EVER_S = 1000 * 365 * 86_400.0
+"""What is kept for longer is kept for ever: some clusters say so by the largest number, 2**63 - 1 milliseconds."""
 
 
 class _Named(Struct):
@@ -185,10 +185,10 @@ def remains(topic: str, held: Held, config: Mapping[str, str], tombstones: int, 
     deleted = "delete" in config[CLEANUP] and retention_ms >= 0
     # Kafka deletes whole segments, by their newest record; the one that is written to is closed after segment.ms.
     kept_s = (retention_ms + int(config[SEGMENT])) / 1000
-    gone_by = _moment(held.newest_s + kept_s) if deleted else None
+    gone_by = _moment(held.newest_s + kept_s) if deleted and kept_s < FOR_EVER_S else None
     if not tombstones and "compact" not in config[CLEANUP]:
-        return Remains(topic, held.records, oldest, gone_by, "stays until then" if deleted else "stays")
-    if gone_by is None and (lag_ms := int(config[MAX_LAG])) < NEVER_MS:
+        return Remains(topic, held.records, oldest, gone_by, "stays until then" if gone_by else "stays")
+    if gone_by is None and (lag_ms := int(config[MAX_LAG])) / 1000 < FOR_EVER_S:
         gone_by = now + timedelta(milliseconds=lag_ms)
     when = "when Kafka compacts, or by then" if gone_by else "when Kafka compacts: max.compaction.lag.ms sets no limit"
     said = f"{tombstones} tombstones" if tombstones else "had tombstones before"

@@ -187,7 +187,7 @@ async def reader(
 
 
 async def _seek(client: AIOKafkaConsumer, partitions: Sequence[TopicPartition], since: datetime) -> None:
-    found = await client.offsets_for_times(dict.fromkeys(partitions, int(since.timestamp() * 1000)))
+    found = await client.offsets_for_times(dict.fromkeys(partitions, max(0, int(since.timestamp() * 1000))))
     for partition, first in found.items():
         if first is None:
             # Nothing was written since.

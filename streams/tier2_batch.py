@@ -17,7 +17,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError, ProducerFenced
 from prometheus_client import Gauge
 
-from schemas.batches import Batch
+from schemas.batches import Batch, BatchTicket
 from schemas.codec import PoisonError, decode
 from schemas.topics import BACKFILL, BATCHES, TIER2
 from streams.batch_collector import Desk
@@ -34,6 +34,7 @@ from streams.tier2 import frontier_config, spend_limits
 from streams.topics import TopicsError, partition_counts
 from workers.tier2.batches import BatchApi, batches_of
 from workers.tier2.batching import Batching
+from workers.tier2.spend import Reservation
 
 RECONNECT_S = (1.0, 15.0)
 """First and longest pause before the clients are built anew after a Kafka error."""
@@ -94,6 +95,7 @@ class _Work:
         self.beat_s = time.monotonic()
         self._settings, self._kafka = settings, settings.kafka
         self._batching = batching
+        self._uncommitted: dict[str, BatchTicket] = {}
 
     async def run(self, spend: SharedSpend, apis: Mapping[str, BatchApi]) -> int:
         """Work until told to stop; returns the exit code. A Kafka error ends the clients, not the process."""
@@ -103,7 +105,9 @@ class _Work:
             try:
                 async with _opened(self._kafka) as (partitions, batches):
                     self._check(batches)
-                    await self._live(partitions, Desk(self._settings.tier2, self._batching, apis, spend, {}), batches)
+                    self._give_back(spend, batches)
+                    desk = Desk(self._settings.tier2, self._batching, apis, spend, {}, self._uncommitted)
+                    await self._live(partitions, desk, batches)
             except ProducerFenced:
                 log.error(
                     "batches_taken", error="another process works on the slow lane", next="exiting: run one alone"
@@ -132,6 +136,13 @@ class _Work:
                     self._batching.target_of(batch.target)
         except ValueError as exc:
             raise SettingsError(str(exc)) from exc
+
+    def _give_back(self, spend: SharedSpend, batches: Mapping[int, Mapping[str, Batch]]) -> None:
+        """Settle what was set aside for batches whose commit failed in the session before, and that have no record."""
+        open_ = {t.reservation for of_partition in batches.values() for b in of_partition.values() for t in b.tickets}
+        for reservation in self._uncommitted.keys() - open_:
+            spend.settle(Reservation(reservation, self._uncommitted[reservation].micro_usd), 0)
+        self._uncommitted.clear()
 
     async def _live(
         self, partitions: Sequence[BatchPartition], desk: Desk, batches: Mapping[int, Mapping[str, Batch]]

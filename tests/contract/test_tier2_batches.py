@@ -1,11 +1,14 @@
 """One suite for both providers' batch interfaces, on the recorded frontier: submitted, found again, collected."""
 
+import asyncio
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
 import orjson
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 
 from tests.frontier_faults import frontier, ledger, recordings
 from tests.kafka import until
@@ -13,7 +16,14 @@ from tests.tier2_client import KEY, MODELS, target
 from workers.errors import PermanentError, RetryableError
 from workers.tier2 import wire
 from workers.tier2.batch_wire import BatchRequest, Outcome, outcomes
-from workers.tier2.batches import AnthropicBatches, BatchFailedError, NotKnownYetError, OpenAIBatches, batches_of
+from workers.tier2.batches import (
+    CLOCK_SLACK_S,
+    AnthropicBatches,
+    BatchFailedError,
+    NotKnownYetError,
+    OpenAIBatches,
+    batches_of,
+)
 from workers.tier2.connection import NotSentError
 from workers.tier2.paid_call import today
 from workers.tier2.prices import Prices
@@ -45,8 +55,9 @@ class Suite:
         self.faults.extend(faults)
         return await self.api.submit(key, self.requests(key))
 
-    async def found(self, key: str, others: tuple[str, ...] = ()) -> str | None:
-        return await self.api.find(key, len(ANSWERS), time.time(), others)
+    async def found(self, key: str, others: tuple[str, ...] = (), ago_s: float = 0.0) -> str | None:
+        at_s = time.time() - ago_s
+        return await self.api.find(key, len(ANSWERS), at_s, at_s, others)
 
     async def ended(self, batch_id: str) -> dict[str, Outcome]:
         found: list[dict[str, Outcome]] = []
@@ -149,6 +160,12 @@ async def test_only_evidence_makes_a_batch_ours(suite: Suite) -> None:
     assert await suite.found("lost") is None
 
 
+async def test_a_batch_that_was_made_too_late_is_not_waited_for(suite: Suite) -> None:
+    """Somebody else's of the same size, on the same account, may always be under way."""
+    await suite.submitted("k1")
+    assert await suite.found("lost", ago_s=2 * CLOCK_SLACK_S) is None
+
+
 async def test_all_pages_of_the_list_are_searched(suite: Suite, monkeypatch: pytest.MonkeyPatch) -> None:
     """The batch is among the oldest."""
     monkeypatch.setattr("workers.tier2.batches.PAGE", 2)
@@ -163,6 +180,23 @@ async def test_a_submission_that_is_turned_away_made_no_batch(suite: Suite) -> N
     with pytest.raises(wire.TurnedAwayError):
         await suite.submitted("k1", BatchFault(is_made=False))
     assert await suite.batches() == 0
+
+
+async def test_a_submission_is_over_within_its_time_however_many_requests_it_takes() -> None:
+    """OpenAI's upload and the batch after it: whoever looks for the batch by then must not come between them."""
+    made = []
+
+    async def slow(request: web.Request) -> web.Response:
+        await asyncio.sleep(0.6)
+        made.append(request.path)
+        return web.json_response({"id": "1", "status": "validating", "created_at": 1})
+
+    app = web.Application()
+    app.router.add_post("/v1/{name}", slow)
+    async with TestServer(app) as server, batches_of(target("openai", str(server.make_url(""))), timeout_s=1.0) as api:
+        with pytest.raises(RetryableError, match="no answer within"):
+            await api.submit("k1", [BatchRequest("k1-0", b"{}")])
+    assert made == ["/v1/files"]
 
 
 async def test_a_key_that_is_refused_is_the_targets_fault(suite: Suite) -> None:

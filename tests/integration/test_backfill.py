@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.structs import ConsumerRecord
 from rich.console import Console
@@ -72,6 +73,7 @@ async def past(settings: KafkaSettings, ids: Sequence[str], outcome: Outcome | N
 async def run(
     settings: KafkaSettings,
     *filters: str,
+    since: str = FROM,
     to: str = TO,
     again: bool = False,
     output: str = "answers",
@@ -80,7 +82,7 @@ async def run(
 ) -> str:
     """The command; returns what it printed."""
     out = io.StringIO()
-    of = asked(FROM, to, filters, output, again)
+    of = asked(since, to, filters, output, again)
     await backfill.backfill(settings, of, most, dry_run, Console(file=out, width=200))
     return out.getvalue()
 
@@ -190,6 +192,20 @@ async def test_a_dry_run_tells_counts_and_cost_and_writes_nothing(settings: Kafk
     known = {name for name, _ in await admin.list_consumer_groups()}
     await admin.close()
     assert not [name for name in known if name.startswith(f"{settings.topic_prefix}headgate-backfill")]
+
+
+async def test_a_ticket_behind_one_of_a_fast_clock_is_in_the_window(settings: KafkaSettings) -> None:
+    """Records stand in the order in which they came, whatever their producers' clocks say. A window that begins with
+    time itself is one, too."""
+    now_ms = int(utc_now().timestamp() * 1000)
+    async with AIOKafkaProducer(bootstrap_servers=settings.bootstrap_servers) as producer:
+        for name, at_ms in (("fast", now_ms + 1_800_000), ("t", now_ms), ("later", now_ms + 1_800_000)):
+            topic = settings.topic_prefix + "tickets"
+            await producer.send(topic, ticket(name), partition=0, timestamp_ms=at_ms)
+    to = f"{utc_now() + timedelta(minutes=1):%Y-%m-%dT%H:%M}"
+    for since in (FROM, "1970-01-01"):
+        said = await run(settings, since=since, to=to, dry_run=True)
+        assert said.splitlines()[1].split()[-1] == "1", said
 
 
 async def test_no_more_is_on_the_slow_lane_than_may_be_and_what_comes_later_is_not_in(settings: KafkaSettings) -> None:

@@ -13,6 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiokafka import TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
+from aiokafka.errors import KafkaError
 from aiokafka.structs import ConsumerRecord
 from pydantic import SecretStr
 
@@ -25,9 +28,12 @@ from streams import tier2, tier2_batch
 from streams.batch_lane import BatchLane
 from streams.batch_partition import BatchPartition
 from streams.local.embedded_kafka import EmbeddedKafka
+from streams.runtime import offsets
 from streams.runtime.delivery import ExactlyOnce
 from streams.runtime.headers import read_parked
 from streams.runtime.loop import StageLoop
+from streams.runtime.messages import Message
+from streams.runtime.offsets import CommitPoint
 from streams.settings import (
     KafkaSettings,
     Settings,
@@ -290,10 +296,7 @@ async def test_what_has_no_answer_is_in_one_more_batch_and_then_goes_by_calls(
     assert life is not None
     assert (life.origin.topic, life.origin.offset) == (f"{settings.kafka.topic_prefix}tier2.backfill", 2)
     await provider.assert_asked_once(batches=2, answered=5)
-    async with SharedSpend(settings.kafka, spend_limits(settings.tier2.spend)) as spend:
-        await read_to_the_end(spend)
-        counted_micro_usd = spend.book.counted_micro_usd(None, "month", spend.now_s())
-    assert counted_micro_usd == (await provider.books())["cost_micro_usd"]
+    await assert_settled(settings, provider)
 
 
 async def test_a_process_that_is_killed_before_it_hears_of_its_batch_does_not_submit_again(
@@ -313,6 +316,98 @@ async def test_a_process_that_is_killed_before_it_hears_of_its_batch_does_not_su
         second.send_signal(signal.SIGTERM)
         assert await asyncio.to_thread(second.wait, 20.0) == 0
     await provider.assert_asked_once()
+
+
+async def test_what_retention_takes_from_a_batch_is_neither_submitted_nor_left_unsettled(
+    kafka: EmbeddedKafka, topics: str, provider: Provided, tmp_path: Path
+) -> None:
+    """Two tickets are gone before their batch is submitted, one more before its results come: of that one the ledger
+    counts what it has cost, of the two nothing. A batch of the size that its record says can be found."""
+    provider.faults += [BatchFault(is_made=False)] * 1000
+    settings = settings_for(kafka, topics, provider, tmp_path)
+    await publish(settings)
+
+    async def is_turned_away(_: Sequence[BatchLane]) -> bool:
+        return len(provider.faults) < 1000
+
+    await work(settings, is_turned_away)
+    await delete_before(settings, 2)
+    provider.faults[:] = [BatchFault(is_told=False)]
+    await work(settings, lambda _: is_made(provider, 1))
+    assert [len(batch.tickets) for batch in (await batches(settings)).values()] == [4]
+    await delete_before(settings, 3)
+    await work(settings, answered(provider, 4))
+    await assert_drafted_once(settings, IDS[3:])
+    await provider.assert_asked_once(answered=4)
+    await assert_settled(settings, provider)
+
+
+async def test_a_batch_whose_commit_fails_leaves_no_money_set_aside(
+    settings: Settings, provider: Provided, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process goes on with new clients, and collects the same tickets anew."""
+    commit, failures = ExactlyOnce.commit, [KafkaError("the broker is gone")]
+
+    async def failing(delivery: ExactlyOnce, messages: Sequence[Message], point: CommitPoint) -> None:
+        if messages and failures:
+            raise failures.pop()
+        await commit(delivery, messages, point)
+
+    monkeypatch.setattr(ExactlyOnce, "commit", failing)
+    await publish(settings)
+    await work(settings, answered(provider))
+    await assert_drafted_once(settings)
+    await assert_settled(settings, provider)
+
+
+async def delete_before(settings: Settings, offset: int) -> None:
+    """As retention does."""
+    admin = AIOKafkaAdminClient(bootstrap_servers=settings.kafka.bootstrap_servers)
+    await admin.start()
+    at = TopicPartition(f"{settings.kafka.topic_prefix}tier2.backfill", 0)
+    await admin.delete_records({at: RecordsToDelete(before_offset=offset)})
+    await admin.close()
+
+
+async def assert_settled(settings: Settings, provider: Provided) -> None:
+    """The ledger has what the provider has charged, and no worst case."""
+    async with SharedSpend(settings.kafka, spend_limits(settings.tier2.spend)) as spend:
+        await read_to_the_end(spend)
+        counted_micro_usd = spend.book.counted_micro_usd(None, "month", spend.now_s())
+    assert counted_micro_usd == (await provider.books())["cost_micro_usd"]
+
+
+async def test_no_more_is_taken_in_than_a_commit_can_tell(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A ticket that waits for money holds the commit point, while others go: far above it nothing begins, else Kafka
+    would refuse the metadata."""
+    monkeypatch.setattr(offsets, "MAX_DISTANCE", 4)
+    monkeypatch.setattr(offsets, "SLOW_FROM", 4)
+    await publish(settings)
+    at = TopicPartition(f"{settings.kafka.topic_prefix}tier2.backfill", 0)
+    delivery = ExactlyOnce(settings.kafka, f"{settings.kafka.topic_prefix}headgate-tier2", at)
+    consumer = tier2_batch._consumer(settings.kafka)
+    await delivery.start()
+    await consumer.start()
+    consumer.assign([at])
+    partition = BatchPartition(at, delivery, consumer, CommitPoint(0))
+
+    async def taken_in() -> list[int]:
+        return [source.offset for source in await partition.take_in(100)]
+
+    found: list[int] = []
+
+    async def come(wanted: int) -> bool:
+        found.extend(await taken_in())
+        return len(found) >= wanted
+
+    await until(lambda: come(4))
+    await partition.commit([], [], [1, 2, 3])
+    assert (found, await taken_in()) == ([0, 1, 2, 3], [])
+    await partition.commit([], [], [0])
+    await until(lambda: come(6))
+    await consumer.stop()
+    await delivery.close()
+    assert found == [*range(6)]
 
 
 async def is_made(provider: Provided, wanted: int) -> bool:

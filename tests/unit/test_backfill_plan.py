@@ -59,6 +59,11 @@ def test_moments_without_a_zone_are_utc() -> None:
     assert made.until == datetime(2026, 11, 30, 8, 30, tzinfo=UTC)
 
 
+def test_a_window_may_begin_before_there_was_time() -> None:
+    """Kafka's begins in 1970."""
+    assert asked("1900-01-01", "2026-11-30", [], "answers", False).since == datetime(1970, 1, 1, tzinfo=UTC)
+
+
 @pytest.mark.parametrize(
     ("since", "until", "filters", "again"),
     [

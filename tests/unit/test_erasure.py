@@ -36,11 +36,14 @@ from schemas.topics import (
     TOPICS,
     Topic,
 )
-from streams.erasure import BY_CUSTOMER, BY_TICKET, NEVER_MS, Found, Held, all_of, remains
+from streams.erasure import BY_CUSTOMER, BY_TICKET, Found, Held, all_of, remains
 from streams.read import Received
 from tests.records import AT, a_decision, a_draft, a_routed, a_ticket, an_attempt
 
 THEIRS = a_ticket(ticket_id=TicketId("t1"), customer_id="c7")
+NEVER_MS = 2**63 - 1
+"""Kafka's default for max.compaction.lag.ms, and what some set as a retention."""
+
 KEEPS = {
     "retention.ms": str(7 * DAY_MS),
     "segment.ms": str(DAY_MS),
@@ -148,8 +151,9 @@ def test_records_are_gone_when_their_segment_is() -> None:
     assert (told.records, told.gone_by, told.said) == (3, AT + timedelta(days=8), "stays until then")
     assert told.oldest is not None
     assert told.oldest.timestamp() == 50.0
-    for_ever = remains("tickets", held, {**KEEPS, "retention.ms": "-1"}, 0, AT)
-    assert (for_ever.gone_by, for_ever.said) == (None, "stays")
+    for never in ({"retention.ms": "-1"}, {"retention.ms": str(NEVER_MS)}, {"segment.ms": str(NEVER_MS)}):
+        for_ever = remains("tickets", held, {**KEEPS, **never}, 0, AT)
+        assert (for_ever.gone_by, for_ever.said) == (None, "stays")
 
 
 @pytest.mark.parametrize(

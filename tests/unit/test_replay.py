@@ -153,6 +153,33 @@ def test_unequal_propensities_are_weighted() -> None:
     assert np.mean(unweighted) < -0.05
 
 
+def test_a_ticket_that_tier2_answered_for_nothing_leaves_the_others_their_weight() -> None:
+    """Without the provider a ticket costs nothing: what the others save is still weighed by dollars."""
+    truths = world(3, 900)
+    # What ships is cheap at tier-2: by tickets the saving would be taken for far more.
+    truths = [t._replace(tier2_usd=0.0005 if (t.draft or 0) >= 0.5 else 0.005) for t in truths]
+    tickets = logged(truths, STRICT)
+    spared = next(t.key[1] for t in tickets if t.audited and t.tier == "tier2" and t.p_ok >= 0.35)
+    free = [
+        replace(t, spent=t.spent._replace(tier2_usd=0.0, tier2_check_usd=0.0)) if t.key[1] == spared else t
+        for t in tickets
+    ]
+    paid, one_free = (point(replayed(each, LOOSE).everything.candidate.cost_per_1000_usd) for each in (tickets, free))
+    assert one_free == pytest.approx(paid, rel=0.01)
+
+
+def test_what_no_label_speaks_for_is_the_most_that_it_can_be() -> None:
+    """Its share is of answers of which some are themselves estimated."""
+    log = with_category(STRICT, "moving", audit_share=0.0)
+    truths = world(4)
+    bad = replayed(logged(truths, log), LOOSE, log).everything.candidate.bad
+    silent = [t for t in truths if t.scores.category == "moving"]
+    shipped = truth_of([t for t in truths if t.scores.category == "billing"], LOOSE).tier1_share * 300
+    sent = truth_of(silent, LOOSE)
+    most = (1 - sent.straight_share) * 300
+    assert bad.unlabelled_share > most / (most + shipped)
+
+
 def test_what_was_never_drawn_is_bounded_and_not_extrapolated() -> None:
     """Without audits nothing is known of the tickets that only the candidate tries: the range is as wide as they are,
     holds the truth, and the replay says so in words."""

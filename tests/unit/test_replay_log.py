@@ -21,6 +21,7 @@ from tests.replay_world import (
     ROUTER_USD,
     START,
     TIER1_USD,
+    Ends,
     a_policy,
     ends,
     events,
@@ -29,8 +30,19 @@ from tests.replay_world import (
     world,
 )
 from workers.checker.checker import judge
-from workers.learning.replay_fates import Reading, Replayed, Unsupported, needs_text, ships, under_candidate
+from workers.learning.replay_fates import (
+    Reading,
+    Replayed,
+    Unsupported,
+    as_happened,
+    needs_text,
+    ships,
+    under_candidate,
+    under_own,
+)
 from workers.learning.replay_log import Drafted, LeftOut, Log, Logged
+from workers.router.budget import Budget
+from workers.router.policy import decide
 
 LOG = a_policy(0.6, 0.5, audit_share=0.4)
 
@@ -101,6 +113,38 @@ def test_a_ticket_that_is_routed_again_counts_once() -> None:
             log.add(replace(event, event_id=event.event_id + "again", at=event.at + timedelta(minutes=5), p_ok=0.0))
     assert [t.p_ok for t in log.tickets()] == [truth.scores.p_ok for truth in truths]
     assert log.left_out() == {LeftOut.REPEATED: 5}
+
+
+def test_a_backfill_of_a_ticket_is_another_way() -> None:
+    """Its cost, its draft and its label are not the first way's."""
+    truths = world(3, 20)
+    first, log = ends(truths, a_policy(1.0, 0.5, audit_share=0.0)), Log(START, END)
+    again = ends(truths, a_policy(0.0, 0.0, audit_share=1.0))
+    for event in events(truths, first):
+        log.add(event)
+    expected = log.tickets()
+    for event in events(truths, again, START + timedelta(minutes=9)):
+        log.add(replace(event, event_id=event.event_id + "again", replay_id="b-1"))
+    for label in labels(truths, again):
+        log.add_label(label)
+    assert log.tickets() == expected
+    assert log.left_out() == {LeftOut.REPEATED: 20}
+
+
+def test_a_log_under_two_policies_has_one_budget() -> None:
+    """As the router has: a policy that comes does not bring a fresh share for tier-2."""
+    truths = [t for t in world(5, 200) if t.scores.in_scope >= 0.05]
+    halves = [replace(a_policy(1.0, 0.5, audit_share=0.0, version=v), tier2_share=0.2) for v in ("one", "two")]
+    budget, rng, log = Budget(), random.Random(1), Log(START, END)
+    for n, truth in enumerate(truths):
+        policy = halves[n % 2]
+        decision = decide(truth.ticket, truth.scores, policy, budget, ROUTER_USD, rng)
+        budget = budget.after(decision.tier, policy)
+        for event in events([truth], [Ends(decision, shipped=False)], START + timedelta(seconds=n)):
+            log.add(event)
+    tickets = [replace(t, draft=t.draft and t.draft._replace(score=None)) for t in log.tickets()]
+    found = under_own(tickets, {policy.version: policy for policy in halves})
+    assert [row.fate for row in found] == [row.fate for row in as_happened(tickets)]
 
 
 def test_the_latest_label_of_an_audit_counts_and_no_other() -> None:

@@ -116,8 +116,9 @@ def _sampled(rows: Sequence[Replayed], prices: Prices) -> tuple[list[Replayed], 
         alone = [r._replace(in_sample=False) for r in rows]
         return [r._replace(fate="unknown", why=few) if r.fate == "unseen" else r for r in alone], None
     dollars = [w * float(going_up(row, prices).sum()) for w, row in zip(weights, drawn, strict=True)]
-    # Where tier-2 costs nothing there is nothing to save, and any share of it is right.
-    by_dollar = weighted_share(shipped, dollars) if all(dollars) else by_ticket
+    # A ticket for which tier-2 costs nothing saves nothing. Where none costs anything, any share of it is right.
+    paid = [ships for ships, usd in zip(shipped, dollars, strict=True) if usd]
+    by_dollar = weighted_share(paid, [usd for usd in dollars if usd]) if paid else by_ticket
     return list(rows), Sample(len(inside), len(drawn), by_ticket, by_dollar)
 
 
@@ -190,7 +191,8 @@ def _bad(rows: Sequence[Replayed], sample: Sample | None) -> BadAnswers:
     shipped = [row.ticket for row in rows if row.fate == "shipped"]
     labelled = [t for t in shipped if t.acceptable is not None and t.propensity > 0]
     certain = [row.ticket for row in rows if row.fate == "shipped" and not row.in_sample]
-    speakable = sum(t.propensity > 0 for t in certain) + (sample.tickets * sample.shipped.value if sample else 0.0)
+    # At the least: the others' share is to be the most that it can be.
+    speakable = sum(t.propensity > 0 for t in certain) + (sample.tickets * sample.shipped.low if sample else 0.0)
     silent = sum(t.propensity == 0 for t in certain) + sum(row.fate in OPEN and not row.in_sample for row in rows)
     unlabelled = silent / (silent + speakable) if silent else 0.0
     found = share([not t.acceptable for t in labelled], [t.propensity for t in labelled]) if labelled else None

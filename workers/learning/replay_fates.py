@@ -108,17 +108,17 @@ def under_candidate(
 
 
 def under_own(tickets: Iterable[Logged], known: Mapping[str, Policy]) -> list[Replayed]:
-    """Each ticket under the policies that it was really under, where these are known: must end as it did."""
-    found, budgets = [], dict[str, Budget]()
+    """Each ticket under the policies that it was really under, where these are known: must end as it did. A router
+    keeps one budget for all of them."""
+    budget, found = Budget(), []
     for ticket in tickets:
         routed, draft = known.get(ticket.policy_version), ticket.draft
         judged = known.get(draft.policy_version) if draft else routed
         if routed is None or judged is None:
             continue
         held = holding(routed, ticket.at, {"router_model": ticket.router_model})
-        budget = budgets.get(held.version, Budget())
         choice = _logged_rule(ticket) or by_scores(_logged_scores(ticket), held, budget)
-        budgets[held.version] = budget.after(choice[0], held)
+        budget = budget.after(choice[0], held)
         if draft:
             judged = holding(judged, draft.at, _at_work(ticket, draft))
         found.append(_after_router(ticket, choice, judged.of(ticket.category)))

@@ -74,11 +74,13 @@ class Logged(Struct, frozen=True, kw_only=True):
 
 
 class Log:
-    """The window's tickets, as their events come. Events of one ticket must come in their order; each counts once."""
+    """The window's tickets, as their events come. Events of one ticket must come in their order; each counts once, and
+    only those of the way on which the ticket was first routed: a backfill's are others."""
 
     def __init__(self, start: datetime, end: datetime) -> None:
         self._start, self._end = start, end
         self._tickets: dict[TicketKey, Logged] = {}
+        self._replay_ids: dict[TicketKey, str] = {}
         self._counted: set[str] = set()
         self._labels: dict[TicketKey, Label] = {}
         self._repeated = 0
@@ -94,7 +96,8 @@ class Log:
                 self._counted.add(event.event_id)
                 self._repeated += key in self._tickets
                 self._tickets.setdefault(key, _routed(key, event))
-        elif key in self._tickets and event.event_id not in self._counted:
+                self._replay_ids.setdefault(key, event.replay_id)
+        elif self._replay_ids.get(key) == event.replay_id and event.event_id not in self._counted:
             self._counted.add(event.event_id)
             self._tickets[key] = after(self._tickets[key], event)
 
@@ -109,7 +112,9 @@ class Log:
     def tickets(self) -> list[Logged]:
         """Those that ended, in the order in which they were routed."""
         ended = sorted((t for t in self._tickets.values() if t.ended), key=lambda t: (t.at, t.key))
-        return [replace(t, acceptable=self._labels[t.key].acceptable) if t.key in self._labels else t for t in ended]
+        # A backfill may have drawn a ticket that was not drawn before: its label is of another draft.
+        judged = {t.key: self._labels[t.key].acceptable for t in ended if t.audited and t.key in self._labels}
+        return [replace(t, acceptable=judged.get(t.key)) for t in ended]
 
     def left_out(self) -> dict[str, int]:
         """How many tickets are not among `tickets`, by the reason."""

@@ -24,7 +24,7 @@ from workers.tier2.targets import Target
 PAGE = 100
 """Batches of one page of a list: OpenAI's most."""
 CLOCK_SLACK_S = 300.0
-"""How far the provider's clock may be before ours (a guess)."""
+"""How far the provider's clock may be from ours (a guess)."""
 
 S = TypeVar("S", bound=Struct)
 
@@ -47,11 +47,13 @@ class BatchApi(Protocol):
         RetryableError or PermanentError if there may be one.
         """
 
-    async def find(self, key: str, size: int, since_s: float, others: Collection[str]) -> str | None:
+    async def find(self, key: str, size: int, since_s: float, until_s: float, others: Collection[str]) -> str | None:
         """The id of the batch that was submitted under the key; None if the provider lists none.
 
-        `size` is its number of requests, `since_s` when it was submitted at the earliest, seconds since the epoch;
-        `others` are ids of batches that are known to be others. Raises: NotKnownYetError.
+        `size` is its number of requests, `since_s` and `until_s` when it was submitted at the earliest and at the
+        latest, seconds since the epoch; `others` are ids of batches that are known to be others.
+
+        Raises: NotKnownYetError.
         """
 
     async def outcomes(self, batch_id: str) -> dict[str, Outcome] | None:
@@ -103,11 +105,14 @@ class AnthropicBatches(_Provider):
             _MessageBatch, await self._request("POST", "/v1/messages/batches", content=body, headers=headers)
         ).id
 
-    async def find(self, key: str, size: int, since_s: float, others: Collection[str]) -> str | None:
+    async def find(self, key: str, size: int, since_s: float, until_s: float, others: Collection[str]) -> str | None:
         """See `BatchApi`. Whose a batch is can be seen once it has ended: then its results show custom_ids."""
         unknown = False
         async for batch in self._listed(since_s - CLOCK_SLACK_S):
             if batch.id in others or batch.request_counts.total != size:
+                continue
+            # Else somebody else's batches would be waited for, one after the other.
+            if batch.created_at.timestamp() > until_s + CLOCK_SLACK_S:
                 continue
             if batch.processing_status != "ended":
                 unknown = True
@@ -159,6 +164,11 @@ class OpenAIBatches(_Provider):
 
     async def submit(self, key: str, requests: Sequence[BatchRequest]) -> str:
         """See `BatchApi`; the key is in the batch's metadata, too."""
+        # Both requests together: whoever looks for a lost batch takes a submission to be over by then.
+        async with connection.within(self.timeout_s):
+            return await self._submit(key, requests)
+
+    async def _submit(self, key: str, requests: Sequence[BatchRequest]) -> str:
         file = (f"{key}.jsonl", batch_wire.submission("openai", requests), "application/jsonl")
         try:
             uploaded = await self._request("POST", "/v1/files", data={"purpose": "batch"}, files={"file": file})
@@ -176,7 +186,7 @@ class OpenAIBatches(_Provider):
             _Batch, await self._request("POST", "/v1/batches", content=orjson.dumps(asked), headers=headers)
         ).id
 
-    async def find(self, key: str, size: int, since_s: float, others: Collection[str]) -> str | None:
+    async def find(self, key: str, size: int, since_s: float, until_s: float, others: Collection[str]) -> str | None:
         """See `BatchApi`; the key says it at once."""
         after: dict[str, str] = {}
         while True:

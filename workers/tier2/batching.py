@@ -92,10 +92,11 @@ class Batching:
         duration_s: float,
     ) -> Concluded:
         """What follows from a result in the ticket's batch `number`; None is a result that is missing."""
+        charged_micro_usd = self.charged_micro_usd(outcome, target)
         match outcome:
             case wire.Completion():
                 story = Story(_outgoing(routed, phone_region), routed.ticket.tenant, inf, calls=number)
-                cost_micro_usd = self.config.prices.of(target.model, today()).cost_micro_usd(outcome.usage, batch=True)
+                cost_micro_usd = self._cost_micro_usd(outcome, target)
                 story.paid(cost_micro_usd, known=True)
                 if not wire.same_model(target.model, outcome.model):
                     reason = f"{target.name} was asked, and {outcome.model[:80]!r} answered"
@@ -104,15 +105,28 @@ class Batching:
                     )
                 return Concluded(draft(routed, Answered(target, outcome), story, duration_s), cost_micro_usd)
             case wire.TurnedAwayError():
-                return Concluded("again" if number < BATCH_TRIES else "calls", 0)
+                return Concluded("again" if number < BATCH_TRIES else "calls", charged_micro_usd)
             case wire.RejectedError():
-                return Concluded("calls", 0)
+                return Concluded("calls", charged_micro_usd)
             case wire.BrokenAnswerError() | PermanentError():
                 # Paid for, perhaps: a person gets it, and the event tells what it may have cost.
                 exposure_usd = reserved_micro_usd / 1e6
-                return Concluded(HandoffError("rejected", outcome.reason, number, 0.0, exposure_usd), None)
+                return Concluded(HandoffError("rejected", outcome.reason, number, 0.0, exposure_usd), charged_micro_usd)
             case _:
-                return Concluded("calls", None)
+                return Concluded("calls", charged_micro_usd)
+
+    def charged_micro_usd(self, outcome: Outcome | None, target: Target) -> int | None:
+        """What a result has cost; None where nobody knows: its worst case stays counted."""
+        match outcome:
+            case wire.Completion():
+                return self._cost_micro_usd(outcome, target)
+            case wire.TurnedAwayError() | wire.RejectedError():
+                return 0
+            case _:
+                return None
+
+    def _cost_micro_usd(self, completion: wire.Completion, target: Target) -> int:
+        return self.config.prices.of(target.model, today()).cost_micro_usd(completion.usage, batch=True)
 
 
 def _outgoing(routed: Routed, phone_region: str) -> Outgoing:
