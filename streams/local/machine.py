@@ -1,6 +1,6 @@
 """All of Headgate on one machine: broker, tier-1 server, tier-2 (recorded or real) and the stages.
 
-What `headgate demo` and `headgate up` start. The stages are processes of their
+What `headgate demo` and `headgate up` start; `up` adds `headgate certify`. The stages are processes of their
 own and are joined by nothing but Kafka, exactly as in a cluster.
 """
 
