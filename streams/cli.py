@@ -4,23 +4,28 @@ import asyncio
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import orjson
 import typer
 from rich.table import Table
 
 from schemas.events import StageName
-from streams import cli_backfill, cli_doctor, cli_learn, cli_model, cli_replay, cli_topics
+from streams import (
+    cli_backfill,
+    cli_dead_letters,
+    cli_doctor,
+    cli_learn,
+    cli_model,
+    cli_policy,
+    cli_replay,
+    cli_topics,
+)
 from streams.command import FERNWAY, RUNS, console
 from streams.command import failed as _failed
 from streams.command import run as _run
 from streams.learn import LearnError
 from streams.settings import CONFIG, Settings, SettingsError, load
-
-if TYPE_CHECKING:
-    from schemas.policy import Policy
-    from streams.letters import Filters
 
 app = typer.Typer(
     help=(
@@ -36,10 +41,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(cli_topics.app, name="topics")
-dead_letters_app = typer.Typer(help="What the stages gave up: look at it, and send it again.", no_args_is_help=True)
-app.add_typer(dead_letters_app, name="dead-letters")
-policy_app = typer.Typer(help="What is in force, what it promises, and another in its place.", no_args_is_help=True)
-app.add_typer(policy_app, name="policy")
+app.add_typer(cli_dead_letters.app, name="dead-letters")
+app.add_typer(cli_policy.app, name="policy")
 audit_app = typer.Typer(help="Judge what was drawn for audits, and see how often the judge errs.", no_args_is_help=True)
 app.add_typer(audit_app, name="audit")
 app.add_typer(cli_model.app, name="model")
@@ -59,10 +62,6 @@ Broker = Annotated[
     bool,
     typer.Option("--own-broker/--broker-from-settings", help="Start a broker here, or use the one in the settings."),
 ]
-
-OfStage = Annotated[StageName | None, typer.Option("--stage", help="Only those of one stage.")]
-Reason = Annotated[str, typer.Option("--reason", help="Only those whose reason holds this text.")]
-Since = Annotated[str, typer.Option("--since", help="Only later ones: an age (30m, 2h, 7d) or an ISO time.")]
 
 
 def main() -> None:
@@ -143,156 +142,6 @@ def run(
     from streams.run import run
 
     raise typer.Exit(asyncio.run(run(stage, load())))
-
-
-@dead_letters_app.command("list")
-def list_dead_letters(
-    stage: OfStage = None,
-    reason: Reason = "",
-    since: Since = "",
-    requeued: Annotated[bool, typer.Option("--all", help="Those that have been requeued, too.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line instead of a table.")] = False,
-) -> None:
-    """The dead letters, without their bodies, and how many there are of which reason."""
-    from streams.dead_letters import print_list
-
-    _run(print_list(load().kafka, _filters(stage, reason, since), requeued, as_json, console))
-
-
-@dead_letters_app.command("show")
-def show_dead_letter(
-    letter: Annotated[str, typer.Argument(metavar="ID", help="PARTITION/OFFSET, as `list` shows it.")],
-    raw: Annotated[bool, typer.Option("--raw", help="Only the body's bytes, as they came.")] = False,
-) -> None:
-    """A dead letter's headers and its body. The body is a customer's text."""
-    from streams.dead_letters import print_one
-    from streams.letters import parse_id
-
-    _run(print_one(load().kafka, parse_id(letter), raw, console))
-
-
-@dead_letters_app.command()
-def requeue(
-    letters: Annotated[list[str] | None, typer.Argument(metavar="ID", help="PARTITION/OFFSET each.")] = None,
-    all_matching: Annotated[
-        bool, typer.Option("--all-matching", help="All that match --stage, --reason and --since.")
-    ] = False,
-    stage: OfStage = None,
-    reason: Reason = "",
-    since: Since = "",
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be sent.")] = False,
-) -> None:
-    """Send dead letters again to where they came from: as they came, and each once however often this is run."""
-    from streams.letters import parse_id
-    from streams.requeue import requeue
-
-    if bool(letters) == all_matching:
-        raise typer.BadParameter("name dead letters, or say --all-matching: one of both")
-    if letters and (stage or reason or since):
-        raise typer.BadParameter("--stage, --reason and --since go with --all-matching")
-    ids = [parse_id(text) for text in letters or []]
-    _run(requeue(load().kafka, ids, _filters(stage, reason, since), dry_run, console))
-
-
-def _filters(stage: StageName | None, reason: str, since: str) -> "Filters":
-    from streams.letters import Filters, parse_since
-    from streams.runtime.clock import utc_now
-
-    return Filters(stage, reason, parse_since(since, utc_now()) if since else None)
-
-
-Share = Annotated[
-    float | None, typer.Option("--share", min=0.0, max=1.0, help="As a candidate, for this share of the tickets only.")
-]
-
-
-@policy_app.command("show")
-def show_policy() -> None:
-    """What is in force: by category, what is certified, to what bound, until when, and how many labels are missing."""
-    from streams.certify import show
-
-    _run(show(load(), console))
-
-
-@policy_app.command("list")
-def list_policies() -> None:
-    """Every policy that was ever published."""
-    from streams.policies import load_policy
-    from streams.policy_records import minute, read_shelf
-
-    settings = load()
-    shelf = _run(read_shelf(settings.kafka, load_policy(settings.policy).scope))
-    table = Table("version", "made", "in force", "because")
-    for policy in sorted(shelf.versions.values(), key=lambda p: p.made_at.timestamp() if p.made_at else 0.0):
-        role = "yes" if shelf.active and policy.version == shelf.active.version else ""
-        because = (*policy.because, *(policy.evidence.because if policy.evidence else ()))
-        table.add_row(policy.version, minute(policy.made_at) if policy.made_at else "", role, "; ".join(because))
-    console.print(table)
-
-
-@policy_app.command("publish")
-def publish_policy(
-    file: Annotated[Path, typer.Argument(help="A policy file, as policy.json is one.")], share: Share = None
-) -> None:
-    """Put a policy file in force for all stages, without a restart; its version is made from its contents."""
-    from streams.policies import load_policy
-    from streams.policy_records import publish_policy
-
-    settings = load()
-    made = _run(publish_policy(settings.kafka, load_policy(settings.policy), _policy_file(file), share))
-    console.print(f"policy {made.version} is {'in force' if share is None else f'a candidate for {share:.0%}'}")
-
-
-@policy_app.command("promote")
-def promote_policy(
-    version: Annotated[str, typer.Argument(help="The start of a version; the candidate by default.")] = "",
-    share: Share = None,
-) -> None:
-    """Give a known policy a share of the tickets, or put it in force for all."""
-    from streams.certify import promote
-
-    policy = _run(promote(load(), version, share))
-    console.print(f"policy {policy.version} is {'in force' if share is None else f'a candidate for {share:.0%}'}")
-
-
-@policy_app.command("rollback")
-def rollback_policy(
-    version: Annotated[str, typer.Argument(help="The start of a version; by default the one before.")] = "",
-) -> None:
-    """End the candidate; or, if there is none or a version is named, put an earlier policy in force again."""
-    from streams.policies import load_policy
-    from streams.policy_records import rollback
-
-    settings = load()
-    policy = _run(rollback(settings.kafka, load_policy(settings.policy), version))
-    console.print(f"policy {policy.version} is in force")
-
-
-@policy_app.command("diff")
-def diff_policies(
-    version: Annotated[str, typer.Argument(help="The start of a version; the candidate by default.")] = "",
-) -> None:
-    """What another policy would change."""
-    from streams.policies import load_policy
-    from streams.policy_records import PolicyError, differences, read_shelf
-
-    settings = load()
-    start = load_policy(settings.policy)
-    shelf = _run(read_shelf(settings.kafka, start.scope))
-    other = shelf.get(version) if version else shelf.candidate
-    if other is None:
-        raise PolicyError("there is no candidate: name a version (headgate policy list)")
-    for line in differences(shelf.policies(start).active, other) or ["nothing"]:
-        console.print(line, highlight=False, markup=False)
-
-
-def _policy_file(path: Path) -> "Policy":
-    from streams.policies import load_policy
-
-    try:
-        return load_policy(path)
-    except ValueError as exc:
-        raise typer.BadParameter(str(exc)) from exc
 
 
 @app.command()

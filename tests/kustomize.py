@@ -26,10 +26,18 @@ def build(folder: Path) -> list[Manifest]:
 
     A generated ConfigMap has no hash in its name.
     """
-    (kustomization,) = documents(folder / "kustomization.yaml")
     made: list[Manifest] = []
-    for name in kustomization["resources"]:
+    _build(folder, made)
+    return made
+
+
+def _build(folder: Path, made: list[Manifest]) -> None:
+    """Do what the folder's kustomization says to what is made already: for a component that is all of its parent's."""
+    (kustomization,) = documents(folder / "kustomization.yaml")
+    for name in kustomization.get("resources", ()):
         made += build(folder / name) if (folder / name).is_dir() else deepcopy(documents(folder / name))
+    for name in kustomization.get("components", ()):
+        _build(folder / name, made)
     for generator in kustomization.get("configMapGenerator", ()):
         data = {name: (folder / name).read_text("utf-8") for name in generator["files"]}
         made.append({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": generator["name"]}, "data": data})
@@ -46,7 +54,6 @@ def build(folder: Path) -> list[Manifest]:
         for manifest in made:
             key = "name" if manifest["kind"] == "Namespace" else "namespace"
             manifest["metadata"][key] = kustomization["namespace"]
-    return made
 
 
 def _is_target(manifest: Manifest, of: dict[str, str]) -> bool:

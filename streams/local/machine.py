@@ -1,6 +1,6 @@
 """All of Headgate on one machine: broker, tier-1 server, tier-2 (recorded or real) and the stages.
 
-What `headgate demo` and `headgate up` start. The stages are processes of their
+What `headgate demo` and `headgate up` start; `up` adds `headgate certify`. The stages are processes of their
 own and are joined by nothing but Kafka, exactly as in a cluster.
 """
 
@@ -195,15 +195,29 @@ async def _stages(processes: Processes, environment: dict[str, str], console_por
     has_console = find_spec("faust") is not None
     names = (*STAGES, "scoreboard") if has_console else STAGES
     for name in names:
-        port = free_port()
-        own = {PREFIX + "HEALTH_PORT": str(port), PREFIX + "KAFKA__GROUP_INSTANCE_ID": f"{name}-1"}
-        argv = (sys.executable, "-m", "streams.cli", "run", name)
-        processes.start(Child(name, argv, f"http://127.0.0.1:{port}/readyz", environment | own, restart=True))
+        own = {PREFIX + "KAFKA__GROUP_INSTANCE_ID": f"{name}-1"}
+        processes.start(_headgate(name, ("run", name), environment | own))
     await asyncio.gather(*(processes.wait_ready(name) for name in names))
     say(f"stages      {', '.join(STAGES)}: ready in {time.monotonic() - started:.1f} s")
     console = f"http://127.0.0.1:{console_port}/" if has_console else None
     say(f"console     {console or 'none: the extra scoreboard is not installed'}")
     return console
+
+
+async def start_certify(run: LocalRun, say: Say) -> None:
+    """`headgate certify` beside the stages, after its first look. Raises: StepError as `Processes.wait_ready`."""
+    started = time.monotonic()
+    run.processes.start(_headgate("certify", ("certify",), run.environment))
+    await run.processes.wait_ready("certify")
+    say(f"certify     ready in {time.monotonic() - started:.1f} s")
+
+
+def _headgate(name: str, command: tuple[str, ...], environment: dict[str, str]) -> Child:
+    """A command that runs until it is stopped, and says on its health port when it is ready."""
+    port = free_port()
+    argv = (sys.executable, "-m", "streams.cli", *command)
+    told = environment | {PREFIX + "HEALTH_PORT": str(port)}
+    return Child(name, argv, f"http://127.0.0.1:{port}/readyz", told, restart=True)
 
 
 def free_port(wanted: int = 0) -> int:

@@ -6,7 +6,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
-from streams.local.machine import local_run
+from streams.local.machine import local_run, start_certify
 from streams.settings import Settings
 
 
@@ -22,6 +22,8 @@ async def up(
         console.print(f"  {escape(text)}", highlight=False)
 
     async with local_run(settings, company, folder, embedded, spend_limit_usd, say) as run:
+        # The demo does without: the labels of its few tickets change no policy.
+        await start_certify(run, say)
         how_to = _how_to(run.kafka.bootstrap_servers, run.console, run.frontier.recorded, folder)
         console.print(how_to, highlight=False, soft_wrap=True)
         await run.processes.watch()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
+from prometheus_client import REGISTRY
 from rich.console import Console
 
 from schemas.answers import HandoffReason
@@ -126,7 +127,9 @@ async def test_a_candidate_whose_tickets_are_slow_is_rolled_back(configured: Set
     async with traffic(configured, tier2_that_takes(1.5, 0.3)) as ids:
         candidate = await publish_policy(kafka, start, OTHER, 0.5)
         assert await certify_until_the_trial_is_over(configured) is None
-        await asyncio.sleep(2)  # twice as long as a new policy may take
+        # The router runs in this process.
+        role = {"role": "candidate", "version": candidate.version}
+        await until(lambda: REGISTRY.get_sample_value("headgate_policy_info", role) is None)
         late = len(ids)
         await until(lambda: len(ids) >= late + 60)
     lost = (await read_shelf(kafka, "default")).rolled_back

@@ -7,6 +7,7 @@ import subprocess
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 from urllib.request import urlopen
 
@@ -33,8 +34,29 @@ from tests.kustomize import Manifest, documents
 
 FOLDER = ROOT / "deploy" / "kubernetes"
 BASE = FOLDER / "base"
-OVERLAYS = ("cpu", "gpu")
-BUILT = {overlay: kustomize.build(FOLDER / "overlays" / overlay) for overlay in OVERLAYS}
+COMPONENT = FOLDER / "components" / "tier2-batch"
+OVERLAYS = ("cpu", "gpu", "cpu with tier2-batch", "gpu with tier2-batch")
+
+
+def folder_of(overlay: str, copy: Path) -> Path:
+    """The overlay's folder in a copy of deploy/kubernetes that is made there; with the component if it is named."""
+    name, _, component = overlay.partition(" with ")
+    shutil.copytree(FOLDER, copy, dirs_exist_ok=True)
+    if component:
+        file = copy / "overlays" / name / "kustomization.yaml"
+        off = f"\n# components: [../../components/{component}]\n"
+        assert off in file.read_text()
+        file.write_text(file.read_text().replace(off, off.replace("# ", "")))
+    return copy / "overlays" / name
+
+
+def built(overlay: str) -> list[Manifest]:
+    """What the overlay makes."""
+    with TemporaryDirectory() as copy:
+        return kustomize.build(folder_of(overlay, Path(copy)))
+
+
+BUILT = {overlay: built(overlay) for overlay in OVERLAYS}
 OPERATORS = {"ScaledObject", "PodMonitor"}
 """Kinds that KEDA and the Prometheus operator bring: no schema is in Kubernetes' own."""
 NAME, PART_OF = "app.kubernetes.io/name", "app.kubernetes.io/part-of"
@@ -89,7 +111,7 @@ def settings_of(overlay: str, name: str, monkeypatch: pytest.MonkeyPatch, folder
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_every_stage_has_a_workload_of_its_name(overlay: str) -> None:
     """And what stands beside the stages, too."""
-    assert WORKLOADS[overlay].keys() == {*STAGES, "certify", "scoreboard"}
+    assert WORKLOADS[overlay].keys() == {*STAGES, "certify", "scoreboard", "tier2-batch"}
     commands = {name: main(overlay, name)["command"][-1] for name in WORKLOADS[overlay]}
     assert commands == {name: name for name in WORKLOADS[overlay]}
 
@@ -100,14 +122,17 @@ def test_every_file_is_used() -> None:
     (generator,) = base["configMapGenerator"]
     used = {*base["resources"], *generator["files"], *(patch["path"] for patch in base["patches"])}
     assert {path.name for path in BASE.iterdir()} - used == {"kustomization.yaml", "secrets.example.yaml"}
+    (component,) = documents(COMPONENT / "kustomization.yaml")
+    used = {patch["path"] for patch in component["patches"]}
+    assert {path.name for path in COMPONENT.iterdir()} - used == {"kustomization.yaml"}
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_the_files_are_built_here_as_kustomize_does(overlay: str) -> None:
+def test_the_files_are_built_here_as_kustomize_does(overlay: str, tmp_path: Path) -> None:
     """Where kubectl is installed: it needs no cluster for that. The other tests read what is built here."""
     if not (kubectl := shutil.which("kubectl")):
         pytest.skip("kubectl is not installed here")
-    command = [kubectl, "kustomize", str(FOLDER / "overlays" / overlay)]
+    command = [kubectl, "kustomize", str(folder_of(overlay, tmp_path))]
     text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     # The name of the generated ConfigMap has a hash there.
     text = re.sub(r"\bheadgate-[0-9a-z]{10}$", "headgate", text, flags=re.M)
@@ -280,8 +305,13 @@ def test_whatever_selects_pods_selects_those_that_it_is_for(overlay: str) -> Non
         "default-deny": everybody,
         "names-and-kafka": everybody,
         "monitoring": everybody,
-        "providers": {n for n in everybody if f"HEADGATE_{n.upper()}__API_KEY_FILE" in environment(overlay, n)},
+        "providers": {n for n in everybody if key_files(overlay, n)},
     }
+
+
+def key_files(overlay: str, name: str) -> list[str]:
+    """The files that the container reads providers' keys from."""
+    return [value for key, value in environment(overlay, name).items() if key.endswith("__API_KEY_FILE")]
 
 
 def ports_of(rules: list[Manifest]) -> Iterator[str | int]:
@@ -323,10 +353,20 @@ def test_a_stage_is_scaled_by_its_true_backlog(overlay: str, name: str) -> None:
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_every_stage_is_scaled_and_what_there_is_one_of_is_not(overlay: str) -> None:
-    """A second certify or scoreboard would get in the way of the first."""
+    """A second certify, scoreboard or tier2-batch would get in the way of the first."""
     assert of_kind(overlay, "ScaledObject").keys() == set(STAGES)
     alone = {name: each["spec"].get("replicas") for name, each in WORKLOADS[overlay].items() if name not in STAGES}
-    assert alone == {"certify": 1, "scoreboard": 1}
+    assert alone == {"certify": 1, "scoreboard": 1, "tier2-batch": int("tier2-batch" in overlay)}
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_the_slow_lane_is_answered_by_one_of_two(overlay: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """By tier2, or by tier2-batch where it runs; which never starts with another setting, and is never two."""
+    by = settings_of(overlay, "tier2", monkeypatch, tmp_path).tier2.backfill
+    batches = WORKLOADS[overlay]["tier2-batch"]["spec"]
+    assert by == ("batch" if batches["replicas"] else "calls")
+    assert settings_of(overlay, "tier2-batch", monkeypatch, tmp_path).tier2.backfill == "batch"
+    assert batches["strategy"] == {"type": "Recreate"}
 
 
 def test_keys_are_named_and_stand_nowhere() -> None:
@@ -338,7 +378,7 @@ def test_keys_are_named_and_stand_nowhere() -> None:
             if secret := volume.get("secret"):
                 (item,) = secret["items"]
                 mounts = {mount["name"]: mount["mountPath"] for mount in main("cpu", name)["volumeMounts"]}
-                file = environment("cpu", name)[f"HEADGATE_{name.upper()}__API_KEY_FILE"]
+                (file,) = key_files("cpu", name)
                 assert file == f"{mounts[volume['name']]}/{item['path']}"
                 assert secret["secretName"] == example["metadata"]["name"]
                 keys[item["key"]] = ""
