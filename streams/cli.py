@@ -150,9 +150,17 @@ def certify(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Look once and publish nothing.")] = False,
 ) -> None:
     """Watch the labels: withdraw certificates that audits contradict, certify what they prove. Runs until SIGTERM."""
-    from streams.certify import run
+    from rich.console import Console
 
-    _run(run(load(), once or dry_run, dry_run, console))
+    from streams.certify import run
+    from streams.run import configure_logs
+
+    settings = load()
+    if once or dry_run:
+        _run(run(settings, True, dry_run, console))
+    else:
+        configure_logs("certify", settings.log_level)
+        _run(run(settings, False, False, Console(quiet=True)))
 
 
 @audit_app.command("next")

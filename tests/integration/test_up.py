@@ -9,6 +9,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 from rich.console import Console
 
@@ -50,7 +51,8 @@ async def test_certify_runs_beside_the_stages_and_is_started_again(
     try:
         await until(lambda: "Headgate is up" in said.getvalue() or running.done(), limit_s=80.0)
         assert processes.states() == {"certify": "up"}
-        assert "certify_started" in (tmp_path / "logs" / "certify.log").read_text()
+        lines = map(orjson.loads, (tmp_path / "logs" / "certify.log").read_bytes().splitlines())
+        assert "certify_started" in [line["event"] for line in lines if line.get("stage") == "certify"]
         os.kill(processes.pids()["certify"], signal.SIGKILL)
         await until(lambda: processes.states() == {"certify": "up, restarted 1x"})
     finally:
