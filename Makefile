@@ -6,6 +6,9 @@ UV     := $(BIN)/uv
 ARGS   ?=
 STEP   ?= all
 
+# The demo and the tests start dozens of Python processes: where nothing compiled is kept, each compiles all it imports.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help demo up test test-learn test-vllm check bench chaos learn schemas lock clean
 
@@ -18,8 +21,10 @@ demo: $(VENV)/run.stamp  ## the whole chain, end to end, on example tickets (ARG
 up: $(VENV)/run.stamp  ## the whole chain, staying up for your own tickets
 	@$(BIN)/headgate up $(ARGS)
 
+# Most tests wait for processor time and for Kafka in turn. A file stays in one process; the long ones come first.
+IN_TWO := -n 2 --dist loadfile --no-loadscope-reorder
 test: $(VENV)/dev.stamp check  ## style, types, then unit, contract and integration tests (real Kafka)
-	@$(BIN)/pytest $(ARGS)
+	@$(BIN)/pytest $(or $(ARGS),$(IN_TWO))
 
 test-learn: .venv-learn/learn.stamp  ## the tests of training, which `make test` skips: they need torch and scikit-learn
 	@.venv-learn/bin/pytest tests/unit/test_learn*.py tests/unit/test_cold_start.py $(ARGS)

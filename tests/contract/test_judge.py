@@ -3,12 +3,12 @@
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 from aiohttp import web
 
+from tests.fernway import fernway
 from tests.frontier_faults import (
     MakeFault,
     Script,
@@ -28,7 +28,7 @@ from workers.errors import HeldError
 from workers.judge.frontier_judge import FrontierJudge, NoJudgementError
 from workers.judge.judgement import Case, Judge
 from workers.judge.rubric_judge import RubricJudge
-from workers.learning.company import Example, as_ticket, load_company
+from workers.learning.company import Example, as_ticket
 from workers.tier2 import provider_side
 from workers.tier2.provider_side import Reply
 from workers.tier2.recorded_frontier import Fault, Spoiled, send_json
@@ -38,7 +38,6 @@ from workers.tier2.spend_desk import LocalSpend
 from workers.tier2.targets import Target
 from workers.tier2.wire import Provider
 
-FERNWAY = Path(__file__).parents[2] / "examples" / "fernway"
 BOTH = pytest.mark.parametrize("provider", ["anthropic", "openai"])
 CASE = Case(a_ticket(BODY), (ANSWER, "It is a fee of $99."))
 """The second one's number stands nowhere, which any rubric refuses."""
@@ -92,7 +91,7 @@ async def court(
 @pytest.fixture(scope="module")
 def some() -> list[Example]:
     """Tickets of the example company, from all of its files."""
-    return [*load_company(FERNWAY).examples][::40]
+    return [*fernway().examples][::40]
 
 
 @BOTH

@@ -23,6 +23,7 @@ from tests.frontier_faults import (
 from tests.tier2_client import ANSWER, KEY, UNHEARD_MICRO_USD, Frontier, config, routed, running, scripted, target
 from workers.errors import HeldError
 from workers.tier2.client import HandoffError, Tier2
+from workers.tier2.hedging import CALLS_PER_HEDGE
 from workers.tier2.spend import SpendLimits
 from workers.tier2.spend_desk import LocalSpend
 
@@ -162,7 +163,8 @@ async def test_a_second_call_that_fails_is_not_the_first_ones_fault(provider: Fr
     """Both fail: the first target's own failure decides what follows, so it is asked again and answers."""
     targets = target("anthropic", provider.base_url), target("openai", provider.base_url, "fallback")
     async with Tier2(config(*targets, hedge=True, timeout_s=1.0), LocalSpend(SpendLimits())) as tier2:
-        for _ in range(25):
+        # They pay for one second call; with one more, a slow one among them might spend it.
+        for _ in range(CALLS_PER_HEDGE):
             await tier2.answer(routed())
         # At once: whatever the machine is like, the first call is slower than that.
         tier2.callers["anthropic/claude-sonnet-5-5"].hedge._took_s.extend([0.0] * 200)

@@ -26,14 +26,14 @@ from streams.runtime.stage import Stage
 from streams.settings import Settings
 from tests.collector import Collector
 from tests.fakes import FakeChatServer
+from tests.fernway import FERNWAY, fernway
 from tests.kafka import committed_records, until, write
-from workers.learning.company import as_ticket, load_company
+from workers.learning.company import as_ticket
 from workers.tier2.recorded_frontier import application
 from workers.tier2.recording import Recordings
 
 pytestmark = pytest.mark.integration
 
-FERNWAY = Path(__file__).parents[2] / "examples" / "fernway"
 TRACE = b"4bf92f3577b34da6a3ce929d0e0e4736"
 REPLY = "It takes 2 business days."
 
@@ -61,7 +61,7 @@ async def configured(
     # The fake's answers have no scores worth a threshold: only the gates refuse.
     lenient = Policy(scope="*", version="test", default=CategoryPolicy(p_ok_threshold=0.0, score_threshold=0.0))
     (tmp_path / "policy.json").write_bytes(encode(lenient))
-    recordings = Recordings(load_company(FERNWAY).examples)
+    recordings = Recordings(fernway().examples)
     async with TestServer(application(recordings, latency_scale=0.0, requests_per_minute=None)) as frontier:
         to_frontier = {"base_url": str(frontier.make_url("/")), "api_key": SecretStr("recorded"), "deadline_s": 10.0}
         yield loaded.model_copy(
@@ -114,7 +114,7 @@ async def found(of: Settings, topic: str, wanted: int) -> list[ConsumerRecord[An
 
 async def test_every_ticket_is_answered_once_with_its_whole_story(agents: Settings) -> None:
     """Through whichever tiers: one answer each, costs that are the events' costs, one trace from end to end."""
-    examples = [e for e in load_company(FERNWAY).split("test") if e.language == "en"]
+    examples = [e for e in fernway().split("test") if e.language == "en"]
     chosen = [e for e in examples if e.kind == "routine"][::40] + [e for e in examples if e.kind == "complex"][:3]
     forced = [
         msgspec.structs.replace(as_ticket(example), metadata={"tier": tier})
@@ -142,7 +142,7 @@ async def test_a_refused_draft_is_answered_by_the_frontier(
 ) -> None:
     """An empty tier-1 answer reaches no customer, and its cost is not forgotten."""
     engine[0].reply = ""
-    example = next(e for e in load_company(FERNWAY).split("test") if e.kind == "routine" and e.language == "en")
+    example = next(e for e in fernway().split("test") if e.kind == "routine" and e.language == "en")
     await publish(agents, [msgspec.structs.replace(as_ticket(example), metadata={"tier": "tier1"})])
     (record,) = await found(agents, "answers", 1)
     answer = decode(Answer, record.value)
@@ -157,7 +157,7 @@ async def test_an_engine_that_rejects_a_ticket_costs_money_and_not_the_ticket(
 ) -> None:
     """Tier-2 answers what tier-1's server will not."""
     engine[0].status = 400
-    example = next(e for e in load_company(FERNWAY).split("test") if e.kind == "routine" and e.language == "en")
+    example = next(e for e in fernway().split("test") if e.kind == "routine" and e.language == "en")
     await publish(agents, [msgspec.structs.replace(as_ticket(example), metadata={"tier": "tier1"})])
     (record,) = await found(agents, "answers", 1)
     answer = decode(Answer, record.value)
@@ -167,7 +167,7 @@ async def test_an_engine_that_rejects_a_ticket_costs_money_and_not_the_ticket(
 
 async def test_what_the_frontier_will_not_answer_goes_to_a_person(agents: Settings) -> None:
     """No recording for a ticket is the provider's 404: final, and a handoff with the whole ticket."""
-    ticket = Ticket(ticket_id=as_ticket(load_company(FERNWAY).examples[0]).ticket_id, body="A question never recorded")
+    ticket = Ticket(ticket_id=as_ticket(fernway().examples[0]).ticket_id, body="A question never recorded")
     ticket = msgspec.structs.replace(ticket, metadata={"tier": "tier2"})
     await publish(agents, [ticket])
     (record,) = await found(agents, "handoffs", 1)
@@ -181,7 +181,7 @@ async def test_a_tickets_way_is_one_trace(
 ) -> None:
     """From the helpdesk's span through all stages, with the calls to models and the batches; no text in any of it."""
     engine[0].reply = ""
-    example = next(e for e in load_company(FERNWAY).split("test") if e.kind == "routine" and e.language == "en")
+    example = next(e for e in fernway().split("test") if e.kind == "routine" and e.language == "en")
     ticket = msgspec.structs.replace(as_ticket(example), metadata={"tier": "tier1"})
     await publish(agents, [ticket])
     (record,) = await found(agents, "answers", 1)

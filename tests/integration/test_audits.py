@@ -23,20 +23,20 @@ from streams.local.embedded_kafka import EmbeddedKafka
 from streams.runtime.loop import StageLoop
 from streams.settings import Settings
 from tests.fakes import FakeChatServer
+from tests.fernway import FERNWAY, fernway
 from tests.kafka import committed_records, write
 from tests.records import AT, a_decision, a_ticket, an_attempt
-from workers.learning.company import Example, as_ticket, load_company
+from workers.learning.company import Example, as_ticket
 from workers.tier2.recorded_frontier import application
 from workers.tier2.recording import Recordings
 
 pytestmark = pytest.mark.integration
 
-FERNWAY = Path(__file__).parents[2] / "examples" / "fernway"
 WRONG = "It takes 2 business days."
 
 
 def examples(count: int) -> list[Example]:
-    found = [e for e in load_company(FERNWAY).split("test") if e.kind == "routine" and e.language == "en"]
+    found = [e for e in fernway().split("test") if e.kind == "routine" and e.language == "en"]
     return found[:: len(found) // count][:count]
 
 
@@ -51,7 +51,7 @@ async def configured(
     (tmp_path / "policy.json").write_bytes(
         encode(Policy(scope="*", version="test", default=shadow, least_in_scope=0.0))
     )
-    recordings = Recordings(load_company(FERNWAY).examples)
+    recordings = Recordings(fernway().examples)
     async with (
         FakeChatServer(WRONG).serving() as engine,
         TestServer(application(recordings, latency_scale=0.0, requests_per_minute=None)) as frontier,

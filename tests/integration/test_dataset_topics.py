@@ -25,15 +25,15 @@ from streams.learn_topics import make
 from streams.local.embedded_kafka import EmbeddedKafka
 from streams.policy_records import put_in_force
 from streams.settings import KafkaSettings, load
+from tests.fernway import FERNWAY, fernway
 from tests.kafka import write
 from tests.records import AT, a_decision, a_verdict, an_attempt
 from workers.checker.features import NAMES
-from workers.learning.company import Example, as_ticket, load_company
+from workers.learning.company import Example, as_ticket
 from workers.learning.provenance import Manifest, Provenance
 
 pytestmark = pytest.mark.integration
 
-FERNWAY = Path(__file__).parents[2] / "examples" / "fernway"
 POISON = b'{"body": "a customer wrote this"}'
 EMAIL = "jo.doe@example.com"
 
@@ -48,7 +48,7 @@ def settings(kafka: EmbeddedKafka, topics: str, monkeypatch: pytest.MonkeyPatch)
 @pytest.fixture(scope="module")
 def examples() -> list[Example]:
     """Routine training tickets with their right answers, each about a passage of its own."""
-    found = {e.intent: e for e in load_company(FERNWAY).split("train") if e.kind == "routine" and e.language == "en"}
+    found = {e.intent: e for e in fernway().split("train") if e.kind == "routine" and e.language == "en"}
     return list(found.values())
 
 

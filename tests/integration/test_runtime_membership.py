@@ -17,6 +17,8 @@ pytestmark = pytest.mark.integration
 NAMES = ("a", "b", "c")
 # One ticket a call, and each takes its own time: at every moment some are at work and some are out of order.
 BUSY = {"BATCH": "1", "WORK_S": "0.2"}
+# The shortest that brokers grant: others wait so long for one that freezes.
+SHORT_SESSION = {"HEADGATE_KAFKA__SESSION_TIMEOUT_S": "6"}
 
 
 @pytest.fixture
@@ -80,10 +82,11 @@ async def test_processes_join_and_leave_under_load(processes: Processes) -> None
 
 async def test_two_processes_of_one_instance_id_are_told_apart(processes: Processes) -> None:
     """One of the two ends and names the setting; the other has all partitions, and no ticket suffers."""
-    pair = [processes.start("a", **named("same"), **BUSY)]
+    same = named("same") | BUSY | SHORT_SESSION
+    pair = [processes.start("a", **same)]
     async with load(processes) as ids:
         await goes_on(processes, ids)
-        pair.append(processes.start("b", **named("same"), **BUSY))
+        pair.append(processes.start("b", **same))
         # It stays away three times, each for longer than a session, before it believes it.
         await until(lambda: any(p.popen.poll() is not None for p in pair), limit_s=90)
         (ended,) = (p for p in pair if p.popen.poll() is not None)
@@ -123,7 +126,7 @@ async def test_a_member_that_wakes_after_its_partitions_moved_writes_nothing(pro
     """What it had begun, or was being sent while it slept, is its successor's; then it joins again and takes its
     share of what comes."""
     ids = [f"t{i:02}" for i in range(30)]
-    zombie = processes.start("zombie", HOLD=moment)
+    zombie = processes.start("zombie", HOLD=moment, **SHORT_SESSION)
     if moment:
         await write_tickets(processes.servers, processes.prefix, ids)
         await until(zombie.is_held)

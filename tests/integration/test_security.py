@@ -43,16 +43,16 @@ from streams.runtime.stage import Done, Stage, singly
 from streams.settings import KafkaSettings, Settings, SettingsError
 from tests.certificates import Authority
 from tests.fakes import FakeChatServer
+from tests.fernway import FERNWAY, fernway
 from tests.kafka import committed_records, kafka_settings, until, write, write_tickets
 from tests.scoreboard import Scoreboard
 from tests.secure_kafka import SecureKafka, TokenEndpoint, password, requests
-from workers.learning.company import as_ticket, load_company
+from workers.learning.company import as_ticket
 from workers.tier2.recorded_frontier import application
 from workers.tier2.recording import Recordings
 
 pytestmark = pytest.mark.integration
 
-FERNWAY = Path(__file__).parents[2] / "examples" / "fernway"
 PREFIX = "own-"
 TOPIC_REFUSED, GROUP_REFUSED, ID_REFUSED = 29, 30, 53
 """Kafka's error codes."""
@@ -285,7 +285,7 @@ async def company(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> AsyncItera
     (tmp_path / "policy.json").write_bytes(
         encode(Policy(scope="*", version="test", default=lenient, least_in_scope=0.0))
     )
-    recordings = Recordings(load_company(FERNWAY).examples)
+    recordings = Recordings(fernway().examples)
     async with (
         FakeChatServer("It takes 2 business days.").serving() as engine,
         TestServer(application(recordings, latency_scale=0.0, requests_per_minute=None)) as frontier,
@@ -309,7 +309,7 @@ async def test_every_client_does_its_work(secure: SecureKafka, company: Settings
     """Tickets through all stages, answered, handed over, judged, buried and sent again; then the commands and the
     scoreboard. Each under a principal that may do what is printed for it."""
     helpdesks = of(secure, "helpdesks")
-    examples = [e for e in load_company(FERNWAY).split("test") if e.kind == "routine" and e.language == "en"][:3]
+    examples = [e for e in fernway().split("test") if e.kind == "routine" and e.language == "en"][:3]
     live, slow, upwards = [as_ticket(e) for e in examples]
     upwards = msgspec.structs.replace(upwards, metadata={"tier": "tier2"})
     unknown = Ticket(ticket_id=TicketId("unknown"), body="A question never recorded", metadata={"tier": "tier2"})

@@ -1,6 +1,5 @@
 """The deterministic gates: what each refuses, and what comes close and must pass."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,13 +8,13 @@ from hypothesis import strategies as st
 
 from schemas.answers import GateReason
 from schemas.tickets import Message, Ticket
+from tests.fernway import FERNWAY, fernway
 from tests.records import a_draft, a_routed, a_ticket
 from workers.checker.gates import failed_gates
 from workers.knowledge import load_knowledge
-from workers.learning.company import Example, as_ticket, load_company
+from workers.learning.company import Example, as_ticket
 from workers.tier2 import prompts
 
-FERNWAY = Path(__file__).parents[2] / "examples" / "fernway"
 KNOWLEDGE = "\n".join(p.text for p in load_knowledge(FERNWAY / "knowledge.toml"))
 
 BODY = "Where is the router that you said would be here by now?"
@@ -369,6 +368,6 @@ def refused(examples: list[Example], tier: str, knowledge: str) -> dict[str, tup
 @pytest.mark.parametrize("knowledge", ["", KNOWLEDGE], ids=["ticket alone", "with the knowledge"])
 def test_reference_answers_pass(knowledge: str) -> None:
     """A gate that refuses a good answer sends a ticket to a person for nothing."""
-    examples = list(load_company(FERNWAY).examples)
+    examples = list(fernway().examples)
     assert refused(examples, "tier2", knowledge) == {}
     assert refused([e for e in examples if e.kind == "routine"], "tier1", knowledge) == {}

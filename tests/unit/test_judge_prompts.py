@@ -2,22 +2,21 @@
 
 import re
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from schemas.tickets import Message, Ticket, TicketId
+from tests.fernway import fernway
 from tests.records import a_ticket
 from workers.judge.judgement import Blind, Case, blind, read
 from workers.judge.prompts import outgoing, parted, system, user
-from workers.learning.company import Company, as_ticket, load_company
+from workers.learning.company import Company, as_ticket
 from workers.learning.rubric import Fact, Rubric, grade
 from workers.tier2.outgoing import outgoing as to_tier2
 from workers.tier2.recording import Recordings
 
-FERNWAY = Path(__file__).parents[2] / "examples" / "fernway"
 TAG = re.compile(r"<\s*/?\s*(given|answer_[ab]|ticket|subject|message|account_facts|earlier_messages|customer|agent)\b")
 
 INJECTIONS = (
@@ -37,7 +36,7 @@ def _seen(*answers: str, body: str = "Why $54?", ticket_id: str = "t1") -> Blind
 
 @pytest.fixture(scope="module")
 def company() -> Company:
-    return load_company(FERNWAY)
+    return fernway()
 
 
 def test_the_system_prompt_is_the_same_for_every_case() -> None:

@@ -10,11 +10,12 @@ import msgspec
 import numpy as np
 import pytest
 
+from tests.fernway import fernway
 from tests.toy_encoder import SUBJECTS, toy_encoder, toy_outcomes
 from workers.knowledge import Passage
 from workers.learning import classes, router, success
 from workers.learning.card import Card
-from workers.learning.company import Example, as_ticket, load_company
+from workers.learning.company import Example, as_ticket
 from workers.learning.heads import LEAST_OF_CATEGORY, NO_CLASS, Heads, fit_heads, out_of_fold_p_ok
 from workers.learning.labels import LabelledOutcome
 from workers.learning.measures import metrics
@@ -27,7 +28,6 @@ from workers.router.passes import Bucketed
 from workers.router.pieces import load_tokenizer, tokenise
 from workers.router.session import build_session
 
-FERNWAY = Path(__file__).parents[2] / "examples" / "fernway"
 # Fewer than the company has: what is tested is the making of the model, not how good it gets.
 CATEGORIES = ("faults", "payments", "roaming")
 # An export and a training on a busy machine.
@@ -246,7 +246,7 @@ def labelled(example: Example) -> LabelledOutcome:
 
 def of_company(split: str) -> list[LabelledOutcome]:
     """Of the few categories only, and training tickets without the last round's: so many more would take minutes."""
-    company = load_company(FERNWAY)
+    company = fernway()
     company = come(company, 3) if split == "train" else company
     return [labelled(e) for e in company.split(split) if e.category in CATEGORIES]
 
@@ -255,7 +255,7 @@ def of_company(split: str) -> list[LabelledOutcome]:
 def trained(learn_extra: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Card]:
     """A router trained on the real encoder: its folder and its card."""
     out = tmp_path_factory.mktemp("router")
-    knowledge = [p for p in load_company(FERNWAY).passages if p.category in CATEGORIES]
+    knowledge = [p for p in fernway().passages if p.category in CATEGORIES]
     return out, train_router(of_company("train"), of_company("validation"), knowledge, out, command="make learn")
 
 

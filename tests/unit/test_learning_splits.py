@@ -2,17 +2,17 @@
 
 from collections.abc import Sequence
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 
-from workers.learning.company import Company, Example, load_company
+from tests.fernway import fernway
+from workers.learning.company import Company, Example
 from workers.learning.splits import ROUNDS, come, distillation_set, label_set, retrieval_set
 
 
 @pytest.fixture(scope="module")
 def company() -> Company:
-    return load_company(Path("examples/fernway"))
+    return fernway()
 
 
 def ids(company: Company) -> set[str]:

@@ -1,5 +1,7 @@
 """Policies on their topic: what is in force, what was, and what another would change."""
 
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
@@ -172,3 +174,9 @@ def test_what_a_policy_has_its_place_on_is_shown() -> None:
 def test_a_policys_place_is_no_part_of_its_version() -> None:
     """So that it keeps its name when it is promoted."""
     assert version_of(placed("v1", "candidate")) == version_of(policy("v1")) != version_of(policy("v1", billing=SURE))
+
+
+def test_no_command_waits_for_scipy() -> None:
+    """All of them import this module for its error; scipy.stats takes longer than all else that they import."""
+    found = "import sys, streams.cli, streams.policy_records; sys.exit('scipy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", found], check=False).returncode == 0

@@ -5,11 +5,10 @@ from datetime import UTC, datetime
 import numpy as np
 import pytest
 
-from benchmarks.quality import FERNWAY
 from benchmarks.quality_loop import ships, violations
 from benchmarks.quality_loop_wheel import Costs, Result
 from schemas.policy import CategoryPolicy, Certificate
-from workers.learning.company import load_company
+from tests.fernway import fernway
 from workers.learning.steps import GOAL
 from workers.learning.thresholds import Row, Solved
 
@@ -61,7 +60,7 @@ def test_a_rounds_bound_is_its_weakest() -> None:
 
 def test_costs_are_the_price_tables() -> None:
     """Of claude-sonnet-5-5: 2 dollars a million tokens in, 10 out, 0.1 cached; a judge reads the answer, too."""
-    company = load_company(FERNWAY)
+    company = fernway()
     costs, example = Costs(company), company.split("test")[0]
     answer, verdict = costs.tier2(example), costs.judge(example, example.reference)
     assert 0.0003 < answer < 0.003

@@ -23,7 +23,7 @@ from streams.local.embedded_kafka import EmbeddedKafka
 from streams.runtime.headers import dead_letter_headers
 from streams.runtime.stage import DeadLetter, Origin
 from streams.settings import CONFIG, PREFIX, Settings
-from workers.learning.company import load_company
+from tests.fernway import fernway
 from workers.learning.steps import GOAL, STEPS
 from workers.retry import RetryLimits
 
@@ -148,7 +148,7 @@ def test_the_bounds_that_are_named_are_the_codes() -> None:
 
 def test_the_example_company_is_as_large_as_it_says() -> None:
     """Intents, categories, wordings and complex tickets."""
-    examples = load_company(ROOT / "examples" / "fernway").examples
+    examples = fernway().examples
     routine = Counter((e.category, e.intent) for e in examples if e.kind == "routine")
     wordings = set(routine.values())
     assert len(wordings) == 1

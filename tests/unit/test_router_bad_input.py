@@ -2,7 +2,6 @@
 
 import random
 from collections.abc import Sequence
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -13,12 +12,12 @@ from schemas.codec import PoisonError, decode
 from schemas.policy import Policy
 from schemas.tickets import Decision, RouteReason, Ticket, TicketId
 from streams.policies import load_policy
-from workers.learning.company import as_ticket, load_company
+from tests.fernway import FERNWAY, fernway
+from workers.learning.company import as_ticket
 from workers.router.budget import Budget
 from workers.router.classifier import Classifier, Scores, ticket_text
 from workers.router.policy import decide
 
-FERNWAY = Path(__file__).parents[2] / "examples" / "fernway"
 PLAIN = "When will the technician be here, and do I have to be at home for it?"
 
 COMMANDS = (
@@ -167,7 +166,7 @@ def test_a_command_in_a_hard_ticket_buys_no_more_than_small_talk(classifier: Cla
 
     Over all 132 complex tickets, 1,056 pairs: 0 won and 20 lost with a command, 0 and 12 with small talk.
     """
-    hard = [as_ticket(e) for e in load_company(FERNWAY).split("validation") if e.kind == "complex"]
+    hard = [as_ticket(e) for e in fernway().split("validation") if e.kind == "complex"]
     threshold = policy.default.p_ok_threshold
     without = [s.p_ok for s in scored(classifier, hard)]
 

@@ -15,7 +15,8 @@ from math import ceil
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import beta, binom
+
+# scipy.stats is imported where it is used: it takes a second of processor time, and every command imports this module.
 
 
 def p_value(bad: int, shipped: int, alpha: float) -> float:
@@ -23,16 +24,22 @@ def p_value(bad: int, shipped: int, alpha: float) -> float:
 
     Exact: each label of a shipped answer is a draw with one probability. 1 where nothing was shipped.
     """
+    from scipy.stats import binom
+
     return float(binom.cdf(bad, shipped, alpha))
 
 
 def upper_bound(bad: int, shipped: int, delta: float) -> float:
     """With probability 1 - delta, the share of bad answers is not above this. Source: Clopper and Pearson, 1934."""
+    from scipy.stats import beta
+
     return 1.0 if bad >= shipped else float(beta.ppf(1 - delta, bad + 1, shipped - bad))
 
 
 def lower_bound(bad: int, shipped: int, delta: float) -> float:
     """With probability 1 - delta, the share of bad answers is not below this. Source: Clopper and Pearson, 1934."""
+    from scipy.stats import beta
+
     return 0.0 if bad == 0 else float(beta.ppf(delta, bad, shipped - bad + 1))
 
 

@@ -12,7 +12,6 @@ from statistics import NormalDist, fmean
 
 import numpy as np
 from msgspec import Struct
-from scipy.stats import betabinom
 
 from workers.learning.review import looks, share_of
 
@@ -111,6 +110,9 @@ def is_slower(ages: Sequence[float], usual: Sequence[float], ratio: float, delta
 
     Source: Nelson, "Tables for a precedence life test", 1963.
     """
+    # A second of processor time, and every command imports this module.
+    from scipy.stats import betabinom
+
     if not ages or not usual:
         return False
     k = ceil(QUANTILE * len(usual))
