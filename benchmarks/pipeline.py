@@ -59,6 +59,7 @@ OUTSTANDING = 500
 """The backfill's: more than the slots hold."""
 OUTPUTS = ("sized-again", "wide-again")
 """Topics for what the backfills answer."""
+IDLE_S = 10.0
 FILLING_S = 10.0
 """Until a backfill has filled them."""
 SAMPLE_S = 5.0
@@ -74,7 +75,7 @@ class Rate:
     ended_per_s: float
     latency: Latency
     cpu_ms: dict[str, float]
-    """Processor time a ticket, by stage."""
+    """Processor time a ticket, by stage, without what the stage uses while there are no tickets."""
     transaction_ms: dict[str, float]
     """By stage."""
 
@@ -112,13 +113,27 @@ class Bench:
         await self.traffic.drained(chain, ids)
         return ids
 
-    async def rate(self, chain: Chain, per_s: float, for_s: float) -> None:
-        """Offer tickets at a rate."""
+    async def idle(self, chain: Chain) -> dict[str, float]:
+        """Processor seconds a second that each stage uses while there are no tickets."""
         before = await chain.counts()
+        await asyncio.sleep(IDLE_S)
+        after = await chain.counts()
+        return {name: (after[name].cpu_s - before[name].cpu_s) / IDLE_S for name in STAGES}
+
+    async def rate(self, chain: Chain, per_s: float, for_s: float, idle: Mapping[str, float]) -> None:
+        """Offer tickets at a rate."""
+        before, began = await chain.counts(), time.monotonic()
         ids = await self._ended(chain, f"rate-{per_s:g}", per_s, for_s)
-        used = used_between(before, await chain.counts(), len(ids))
-        self.rates.append(Rate(per_s, self.traffic.rate(ids), self.traffic.latency(ids), *used))
-        console.print(rates_table(self.rates))
+        took_s, after = time.monotonic() - began, await chain.counts()
+        cpu_ms = {
+            name: 1000 * (after[name].cpu_s - before[name].cpu_s - idle[name] * took_s) / len(ids) for name in STAGES
+        }
+        made = Rate(per_s, self.traffic.rate(ids), self.traffic.latency(ids), cpu_ms, transaction_ms(before, after))
+        self.rates.append(made)
+        print(
+            f"{per_s:g} a second: {made.ended_per_s:.1f} ended, added p50 {made.latency.added_p50_ms:.0f} ms",
+            flush=True,
+        )
 
     async def backfill(self, chain: Chain, name: str, until: datetime) -> Beside:
         """Live tickets alone, then beside a backfill of all tickets written until then."""
@@ -152,17 +167,14 @@ class Bench:
         return growth(samples), samples[-1][1]
 
 
-def used_between(
-    before: dict[str, StageCounts], after: dict[str, StageCounts], tickets: int
-) -> tuple[dict[str, float], dict[str, float]]:
-    """Milliseconds of processor a ticket and of a transaction, by stage."""
-    cpu_ms, transaction_ms = {}, {}
-    for name in STAGES:
-        cpu_ms[name] = 1000 * (after[name].cpu_s - before[name].cpu_s) / tickets
-        transactions = after[name].transactions - before[name].transactions
-        took_s = after[name].transactions_s - before[name].transactions_s
-        transaction_ms[name] = 1000 * took_s / max(1.0, transactions)
-    return cpu_ms, transaction_ms
+def transaction_ms(before: Mapping[str, StageCounts], after: Mapping[str, StageCounts]) -> dict[str, float]:
+    """Milliseconds of a transaction, by stage."""
+    return {
+        name: 1000
+        * (after[name].transactions_s - before[name].transactions_s)
+        / max(1.0, after[name].transactions - before[name].transactions)
+        for name in STAGES
+    }
 
 
 def growth(samples: Sequence[tuple[float, float]]) -> float:
@@ -224,8 +236,10 @@ def backfill_table(runs: Mapping[str, Beside]) -> Table:
 async def measure(bench: Bench, soak_s: float) -> dict[str, float]:
     """All three parts."""
     async with bench.chain(WIDE) as chain:
+        idle = await bench.idle(chain)
         for per_s, for_s in RATES.items():
-            await bench.rate(chain, per_s, for_s)
+            await bench.rate(chain, per_s, for_s, idle)
+        console.print(rates_table(bench.rates))
         # The last moment whose tickets were all answered: a backfill of them is no ticket's first answer.
         until = datetime.now(UTC)
     async with bench.chain(SIZED) as chain:
