@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from benchmarks.load import BenchmarkError, Client, start_client
 from benchmarks.quality import FERNWAY
 from schemas.policy import CategoryPolicy, Policy
-from streams.local.machine import free_port
+from streams.local.ports import free_port
 from streams.settings import CONFIG, PREFIX, KafkaSettings
 
 STAGES = ("router", "tier1", "tier2", "checker")

@@ -17,7 +17,7 @@ import httpx
 from aiohttp import web
 
 from benchmarks.load import BenchmarkError, Client, start_client
-from streams.local.machine import free_port
+from streams.local.ports import free_port
 from tests import frontier_faults as faults
 from workers.learning.company import load_company
 from workers.tier2.enforced_limits import USUAL_BURST_S, Window

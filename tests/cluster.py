@@ -17,6 +17,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 
 from streams.local import embedded_kafka
 from streams.local.embedded_kafka import EmbeddedKafka
+from streams.local.ports import free_ports
 from streams.local.spawn import spawn
 from tests.kafka import until
 
@@ -75,7 +76,7 @@ class Cluster:
     def __init__(self, folder: Path) -> None:
         # A fixed letter first: an id that begins with a dash would read as an option.
         cluster_id = "H" + urlsafe_b64encode(uuid.uuid4().bytes).decode()[:21]
-        ports = embedded_kafka._free_ports(2 * len(NODES))
+        ports = free_ports(2 * len(NODES))
         pairs = dict(zip(NODES, zip(ports[::2], ports[1::2], strict=True), strict=True))
         voters = ",".join(f"{number}@127.0.0.1:{controller}" for number, (_, controller) in pairs.items())
         self.nodes = {n: Node(folder / f"node{n}", n, pair, voters, cluster_id) for n, pair in pairs.items()}

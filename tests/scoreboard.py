@@ -15,7 +15,7 @@ import msgspec
 from schemas.codec import encode
 from schemas.events import Event
 from schemas.policy import Policy
-from streams.local.machine import free_port
+from streams.local.ports import free_port
 from streams.scoreboard.summary import Summary
 from streams.scoreboard.tally import Cell, CellKey, cell_of, key_of, merge
 

@@ -24,8 +24,8 @@ from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
 from streams.acls import CLIENTS, Acl
 from streams.connection import connection
-from streams.local import embedded_kafka
 from streams.local.embedded_kafka import EmbeddedKafka
+from streams.local.ports import free_ports
 from streams.settings import KafkaSettings
 from tests.certificates import Authority
 from tests.kafka import kafka_settings
@@ -46,7 +46,7 @@ class SecureKafka(EmbeddedKafka):
     """The broker; `ours` signs what it trusts, `keys` its tokens."""
 
     def __init__(self, folder: Path) -> None:
-        port, controller_port, self._sasl_port, self._ssl_port = embedded_kafka._free_ports(4)
+        port, controller_port, self._sasl_port, self._ssl_port = free_ports(4)
         super().__init__(folder, port)
         self._controller_port = controller_port
         self.ours = Authority(folder / "certificates", "ours")

@@ -6,7 +6,6 @@ is killed (Linux); ports and data survive `kill` and `restart`.
 """
 
 import os
-import random
 import signal
 import socket
 import struct
@@ -16,20 +15,17 @@ import time
 import uuid
 from base64 import urlsafe_b64encode
 from collections.abc import Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from streams.local.java import JavaError, find_java
 from streams.local.kafka_jars import KafkaJarsError, class_path
+from streams.local.ports import free_ports, is_free
 from streams.local.spawn import spawn
 
 READY_LIMIT_S = 60.0
 """A start takes 1.5 s on two idle cores; 8.5 s was seen on loaded ones, and more after a kill with many partitions."""
-PORTS = range(20_000, 32_000)
-"""Below every usual range of ephemeral ports: while a killed broker is down, no outgoing connection can take its port,
-not even a client's own attempt to reconnect (on loopback such an attempt may connect to itself)."""
 MESSAGE_MAX_BYTES = 4 * 1024 * 1024
 """Default of topics that set none; ours do (schemas/topics.py)."""
 
@@ -126,12 +122,12 @@ class EmbeddedKafka:
             raise
 
     def _choose_ports(self) -> None:
-        if self._port and not _is_free(self._port):
+        if self._port and not is_free(self._port):
             raise EmbeddedKafkaError(
                 f"port {self._port} is taken: choose another, or name its Kafka in kafka.bootstrap_servers"
             )
         if not self._controller_port:
-            free = [port for port in _free_ports(3) if port != self._port]
+            free = [port for port in free_ports(3) if port != self._port]
             self._port, self._controller_port = self._port or free[0], free[1]
 
     def _properties(self) -> str:
@@ -224,29 +220,3 @@ def _answers(port: int) -> bool:
     except (OSError, struct.error):
         return False
     return bool(brokers > 0)
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as listener:
-        # As the broker binds: connections of an earlier one that linger in TIME_WAIT don't count.
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-        return True
-
-
-def _free_ports(count: int) -> list[int]:
-    ports: list[int] = []
-    with ExitStack() as held:
-        for port in random.sample(PORTS, 200):
-            listener = held.enter_context(socket.socket())
-            try:
-                listener.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            ports.append(port)
-            if len(ports) == count:
-                return ports
-    raise EmbeddedKafkaError(f"found no {count} free ports between {PORTS.start} and {PORTS.stop}")

@@ -6,7 +6,6 @@ own and are joined by nothing but Kafka, exactly as in a cluster.
 
 import asyncio
 import os
-import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
@@ -19,6 +18,7 @@ from pydantic import SecretStr
 
 from streams import topics
 from streams.local.embedded_kafka import EmbeddedKafka, EmbeddedKafkaError
+from streams.local.ports import free_port
 from streams.local.processes import Child, Processes, StepError
 from streams.run import STAGES
 from streams.settings import PREFIX, KafkaSettings, Settings
@@ -218,16 +218,3 @@ def _headgate(name: str, command: tuple[str, ...], environment: dict[str, str]) 
     argv = (sys.executable, "-m", "streams.cli", *command)
     told = environment | {PREFIX + "HEALTH_PORT": str(port)}
     return Child(name, argv, f"http://127.0.0.1:{port}/readyz", told, restart=True)
-
-
-def free_port(wanted: int = 0) -> int:
-    """A port that is free now: the one that is wanted, or another if that is taken."""
-    with socket.socket() as listener:
-        # As servers do, or a port of a run that has just ended would count as taken.
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind(("127.0.0.1", wanted))
-        except OSError:
-            listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port

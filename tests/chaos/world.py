@@ -21,7 +21,8 @@ from schemas.codec import encode
 from schemas.policy import CategoryPolicy, Policy
 from streams import topics
 from streams.local.embedded_kafka import EmbeddedKafka
-from streams.local.machine import RECORDING_KEY, free_port
+from streams.local.machine import RECORDING_KEY
+from streams.local.ports import free_port
 from streams.local.processes import Child, Processes
 from streams.local.spawn import spawn
 from streams.settings import PREFIX, KafkaSettings

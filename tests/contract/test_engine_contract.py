@@ -4,7 +4,6 @@ what is a server's own: statuses, broken bodies, connections."""
 import asyncio
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ import msgspec
 import pytest
 
 from streams.doctor import providers
+from streams.local.ports import free_port
 from streams.settings import Settings, Tier1Settings
 from tests.contract import engine_suite
 from tests.contract.engine_suite import asking
@@ -36,12 +36,6 @@ X = asking(ServedModel(name="m"), "x", 4)
 
 def config(port: int, timeout_s: float = 5.0) -> OpenAIConfig:
     return OpenAIConfig(f"http://127.0.0.1:{port}/v1", timeout_s)
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 @pytest.fixture(scope="session")

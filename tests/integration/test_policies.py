@@ -19,7 +19,7 @@ from schemas.policy import CategoryPolicy, Policy
 from schemas.tickets import TicketId
 from streams import certify, router
 from streams.local.embedded_kafka import EmbeddedKafka
-from streams.local.machine import free_port
+from streams.local.ports import free_port
 from streams.policies import PolicyTopic, load_policy, policies_in_force
 from streams.policy_records import promote, publish_policy, read_shelf, rollback
 from streams.runtime.clock import utc_now
