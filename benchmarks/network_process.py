@@ -123,6 +123,7 @@ class Process:
                 live_waiting=self._waiting[Lane.LIVE],
                 oldest_live_s=max((self._clock.now - t.arrived_s for t in self._oldest()), default=0.0),
                 objective_s=self._live_objective_s,
+                loop_late_s=max(0.0, self._loop_free_s - self._clock.now),
             )
             self._begin(Lane.BACKFILL, min(room, self._room(max(1, stage.max_calls - 1))))
 

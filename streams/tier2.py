@@ -9,7 +9,7 @@ from typing import Literal
 from schemas.answers import HandoffReason
 from schemas.events import Event
 from schemas.tickets import Routed
-from schemas.topics import DRAFTS, HANDOFFS, RETRY, TIER2
+from schemas.topics import BACKFILL, DRAFTS, HANDOFFS, RETRY, TIER2
 from streams import tier2_metrics
 from streams.events import draft_event
 from streams.outcomes import handoff
@@ -51,7 +51,7 @@ async def stage_on(spend: SpendDesk, settings: Settings) -> AsyncIterator[Stage[
         tier2_metrics.show(tier2, spend, spend_limits(settings.tier2.spend))
 
         async def handle(record: Record[Routed]) -> Done:
-            draft = await tier2.answer(record.value)
+            draft = await tier2.answer(record.value, behind=record.origin.topic.endswith(BACKFILL))
             output = Output(DRAFTS, record.value.ticket.ticket_id, draft)
             return Done((output,), draft_event("tier2", record.origin, draft))
 
@@ -68,6 +68,7 @@ async def stage_on(spend: SpendDesk, settings: Settings) -> AsyncIterator[Stage[
             retry=RetryLimits(attempts=1),
             ready=tier2.ready,
             saturated=tier2.saturated,
+            no_backfill=tier2.has_waiting,
         )
 
 

@@ -25,7 +25,7 @@ from msgspec import Struct
 from streams.runtime import metrics, offsets
 from streams.runtime.attempt import after, handled
 from streams.runtime.headers import Parked
-from streams.runtime.lanes import Lane, backfill_room
+from streams.runtime.lanes import LATE_LOOP_S, Lane, backfill_room, lateness
 from streams.runtime.messages import Settled
 from streams.runtime.partition import Partition, Work
 from streams.runtime.slots import Slots
@@ -44,6 +44,8 @@ SINGLES = 32
 """How many records of one partition begin in its turn where each is a call of its own."""
 SATURATED_POLL_S = 0.05
 """How soon a saturated worker is asked again when nothing else happens."""
+TICK_S = 0.05
+"""Between two looks at how late the event loop is."""
 UNTRACED = nullcontext()
 
 
@@ -57,6 +59,8 @@ class Dispatcher(Generic[T]):
         self.fetch_wanted = asyncio.Event()
         """Set when a partition has room for more records than it had."""
         self.slots = Slots(stage.max_in_flight, settings.max_in_flight_bytes)
+        self.loop_late_s = 0.0
+        """How late the event loop is, while `tick` runs."""
         self._fail = fail
         self._calls: dict[asyncio.Task[None], Sequence[Work[T]]] = {}
         self._cancelled: set[asyncio.Task[None]] = set()
@@ -137,7 +141,20 @@ class Dispatcher(Generic[T]):
             self._wake_in(SATURATED_POLL_S)
             return
         self._call_all(self._next((Lane.LIVE, Lane.RETRY), self._room(self.stage.max_calls)))
+        if self.stage.no_backfill is not None and self.stage.no_backfill():
+            self._wake_in(SATURATED_POLL_S)
+            return
         self._call_all(self._next((Lane.BACKFILL,), self._backfill_room()))
+
+    async def tick(self) -> None:
+        """See how late the loop is, for ever; once it has time to spare again, the slow lane goes on."""
+        loop = asyncio.get_running_loop()
+        while True:
+            due_s, before_s = loop.time() + TICK_S, self.loop_late_s
+            await asyncio.sleep(TICK_S)
+            self.loop_late_s = lateness(before_s, loop.time() - due_s)
+            if self.loop_late_s <= LATE_LOOP_S < before_s:
+                self.dispatch()
 
     def _dispatch_soon(self) -> None:
         """Dispatch once for everything that ends in this turn of the loop."""
@@ -171,6 +188,7 @@ class Dispatcher(Generic[T]):
             live_waiting=sum(len(p.waiting) for p in live) + len(self._again[Lane.LIVE]),
             oldest_live_s=max((now - p.oldest_s for p in live if p.oldest_s is not None), default=0.0),
             objective_s=self.settings.live_objective_s,
+            loop_late_s=self.loop_late_s,
         )
         # The last call is live's, too: a batch of the slow lane would hold up the next live one for all of its time.
         return min(room, self._room(max(1, self.stage.max_calls - 1)))

@@ -4,6 +4,10 @@ from enum import StrEnum
 
 from schemas.topics import BACKFILL, RETRY
 
+LATE_LOOP_S = 0.02
+"""A process whose event loop is later than this has no processor time to spare (a guess: some times what a loop with
+time to spare was late on a busy machine)."""
+
 
 class Lane(StrEnum):
     """Whose turn it is, in this order."""
@@ -29,12 +33,20 @@ def backfill_room(
     live_waiting: int,
     oldest_live_s: float,
     objective_s: float,
+    loop_late_s: float,
 ) -> int:
-    """How many backfill records may begin now: spare slots only, and none while live records wait or are late.
+    """How many backfill records may begin now: spare slots only, and none while live records wait or are late, or the
+    processor is what there is too little of.
 
     A quarter of the slots stays free, so that a live record that comes now begins at once.
-    `oldest_live_s` is the age of the oldest unfinished live record, seconds.
+    `oldest_live_s` is the age of the oldest unfinished live record, `loop_late_s` is from `lateness`; seconds.
     """
-    if live_waiting or oldest_live_s > objective_s:
+    if live_waiting or oldest_live_s > objective_s or loop_late_s > LATE_LOOP_S:
         return 0
     return max(0, max_in_flight - max_in_flight // 4 - live_in_flight - backfill_in_flight)
+
+
+def lateness(before_s: float, late_s: float) -> float:
+    """How late an event loop is, from what it was before and how late its last tick came: it grows at once, and falls
+    by half a tick, so that what held it up is over before the slow lane goes on."""
+    return max(late_s, before_s / 2)

@@ -97,11 +97,13 @@ class Session(Generic[T]):
         self.consumer.subscribe(self.topics, listener=_Listener(self))
         membership = asyncio.create_task(self._fetch(), name=f"{self.stage.name}-fetch")
         membership.add_done_callback(self._ended)
+        ticking = asyncio.create_task(self.dispatcher.tick(), name=f"{self.stage.name}-tick")
         try:
             await self._watch(stopping)
         finally:
             self.leaving = True
             membership.cancel()
+            ticking.cancel()
             await self.drain(list(self.dispatcher.partitions.values()))
             await closed(self.consumer.stop)
             # After the consumer: an assignment that was being opened may still be asking.

@@ -110,6 +110,8 @@ class Stage(Generic[T]):
     saturated: Callable[[], bool] | None = None
     """Whether the worker wants no further work for now. Partitions then stop being fetched; asked again at once when
     something ends, and SATURATED_POLL_S later."""
+    no_backfill: Callable[[], bool] | None = None
+    """Whether to begin no backfill now, since others wait in the worker already."""
     spans: "Spans | None" = None
     """Writes the traces of what the stage does; None where nobody collects them."""
 

@@ -1,12 +1,13 @@
 """Whose turn it is: live records first, then parked ones that are due, and the slow lane with what is left over."""
 
+import asyncio
 import time
 
 import pytest
 
 from schemas.topics import BACKFILL, RETRY
 from streams.runtime import offsets
-from streams.runtime.lanes import Lane
+from streams.runtime.lanes import LATE_LOOP_S, Lane
 from tests.dispatching import QUICK_RETRY, Worker, polled, processing, settled_down, until, worked_off
 from workers.errors import RetryableError
 
@@ -71,6 +72,36 @@ async def test_backfill_waits_while_a_live_record_is_late() -> None:
         assert worker.begun == ["late"]
         worker.call_of("late").end()
         await until(lambda: worker.begun == ["late", "slow"])
+
+
+async def test_backfill_waits_while_the_loop_is_late() -> None:
+    """Processor time is what there is too little of then; live records begin all the same, and so does the slow lane
+    once there is some to spare."""
+    worker = Worker()
+    async with processing(worker, max_in_flight=8) as process, asyncio.TaskGroup() as tasks:
+        ticking = tasks.create_task(process.dispatcher.tick())
+        await asyncio.sleep(0)
+        time.sleep(0.4)  # noqa: ASYNC251 - what holds up a loop
+        await until(lambda: process.dispatcher.loop_late_s > LATE_LOOP_S)
+        slow, live = process.open(twin=BACKFILL), process.open()
+        process.poll(slow, polled(0, "slow", slow.id))
+        process.poll(live, polled(0, "live"))
+        assert process.slots == 1
+        await until(lambda: worker.begun == ["live", "slow"])
+        ticking.cancel()
+
+
+async def test_backfill_waits_while_others_wait_in_the_worker() -> None:
+    """Live records begin all the same; and the slow lane goes on though nothing else happens."""
+    worker, others_wait = Worker(), True
+    async with processing(worker, max_in_flight=8, no_backfill=lambda: others_wait) as process:
+        slow, live = process.open(twin=BACKFILL), process.open()
+        process.poll(slow, polled(0, "slow", slow.id))
+        process.poll(live, polled(0, "live"))
+        await settled_down()
+        assert worker.begun == ["live"]
+        others_wait = False
+        await until(lambda: worker.begun == ["live", "slow"])
 
 
 async def test_the_slow_lane_has_its_own_batches_and_never_the_last_call() -> None:

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.topics import all_names
-from streams.runtime.lanes import Lane, backfill_room, lane_of
+from streams.runtime.lanes import LATE_LOOP_S, Lane, backfill_room, lane_of, lateness
 
 COUNTS = st.integers(0, 2000)
 SECONDS = st.floats(0, 1e6)
@@ -18,6 +18,7 @@ def room(
     waiting: int = 0,
     oldest_s: float = 0.0,
     objective_s: float = 30.0,
+    loop_late_s: float = 0.0,
 ) -> int:
     return backfill_room(
         max_in_flight=max_in_flight,
@@ -26,6 +27,7 @@ def room(
         live_waiting=waiting,
         oldest_live_s=oldest_s,
         objective_s=objective_s,
+        loop_late_s=loop_late_s,
     )
 
 
@@ -61,6 +63,22 @@ def test_nothing_slow_begins_while_live_records_are_late(
     oldest_s = objective_s + late_s
     free = room(max_in_flight, live, backfill, oldest_s=oldest_s, objective_s=objective_s)
     assert free == (0 if oldest_s > objective_s else room(max_in_flight, live, backfill))
+
+
+@given(st.integers(1, 2000), st.floats(0, 10))
+def test_nothing_slow_begins_while_the_loop_is_late(max_in_flight: int, late_s: float) -> None:
+    """However many slots are free: then processor time is what is missing."""
+    assert (room(max_in_flight, loop_late_s=late_s) == 0) == (late_s > LATE_LOOP_S)
+
+
+def test_a_loop_is_late_at_once_and_on_time_again_after_a_while() -> None:
+    """Else the slow lane would begin between two hold-ups, and be the next one."""
+    late_s = lateness(0.001, 0.2)
+    assert late_s == 0.2
+    ticks = 0
+    while late_s > LATE_LOOP_S:
+        late_s, ticks = lateness(late_s, 0.0), ticks + 1
+    assert ticks == 4
 
 
 @given(st.integers(1, 2000), COUNTS, COUNTS)

@@ -8,6 +8,7 @@ breaker, once.
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import nullcontext
 from math import inf
 from types import TracebackType
 from typing import Self
@@ -45,8 +46,10 @@ class Caller:
         self.hedge = Hedge()
         self.waiting = 0
         """Calls that wait for their turn."""
+        self.waiting_live = 0
+        """Those of them that are not `behind`."""
         self._clock, self._sleep = clock, sleep
-        self._turn = asyncio.Lock()
+        self._turn, self._behind = asyncio.Lock(), asyncio.Lock()
         self._changed = asyncio.Event()
         self._http = connection.client(target.base_url)
 
@@ -67,14 +70,17 @@ class Caller:
         """How long a call would wait for its turn at least; inf where nobody can tell."""
         return self.pacer.wait_s(tokens, self._clock())
 
-    async def admit(self, tokens: Tokens, patience_s: float) -> Permit:
-        """Wait for a turn: first come, first served. The permit must be given to `call` or `give_back`.
+    async def admit(self, tokens: Tokens, patience_s: float, behind: bool = False) -> Permit:
+        """Wait for a turn: first come, first served, but of those that stay `behind` only one is ever before another.
+        The permit must be given to `call` or `give_back`.
 
         Raises: BusyError after `patience_s`.
         """
         self.waiting += 1
+        self.waiting_live += not behind
         try:
-            async with asyncio.timeout(patience_s), self._turn:
+            # Only the first of those behind stands in line for the turn itself.
+            async with asyncio.timeout(patience_s), self._behind if behind else nullcontext(), self._turn:
                 while (wait_s := self.busy_s(tokens)) > 0:
                     await self._pause(wait_s)
                 now_s = self._clock()
@@ -86,6 +92,7 @@ class Caller:
             raise BusyError(f"{self.target.name} had no turn for it in {patience_s:.1f} s") from exc
         finally:
             self.waiting -= 1
+            self.waiting_live -= not behind
 
     async def _pause(self, wait_s: float) -> None:
         """Until a call ends, or the time is over."""

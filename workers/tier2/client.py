@@ -130,15 +130,16 @@ class Tier2:
     ) -> None:
         await self._stack.aclose()
 
-    async def answer(self, routed: Routed) -> Draft:
-        """Ask for one ticket's answer; the draft's text may be empty and its finish may be a refusal.
+    async def answer(self, routed: Routed, behind: bool = False) -> Draft:
+        """Ask for one ticket's answer; the draft's text may be empty and its finish may be a refusal. One that stays
+        `behind` lets all others have their turn first.
 
         Raises: HandoffError; HeldError while a spend limit is reached and tickets are to be held.
         """
         began_s = self._clock()
         # A long ticket may take its time: a second for the worst 100 kB that we could think of.
         sent = await asyncio.to_thread(outgoing, routed.ticket, self._config.redact, self._config.phone_region)
-        story = Story(sent, routed.ticket.tenant, began_s + self._config.deadline_s)
+        story = Story(sent, routed.ticket.tenant, began_s + self._config.deadline_s, behind)
         try:
             answered = await self.ask(story)
         except _UnavailableError as exc:
@@ -154,11 +155,18 @@ class Tier2:
         return any(await asyncio.gather(*(caller.ready() for caller in self.callers.values())))
 
     def saturated(self) -> bool:
-        """Whether to begin no further ticket, since it waits better in Kafka: each target has calls that wait for their
-        turn or fails, or a spend limit is reached and tickets are to be held."""
+        """Whether to begin no further ticket, since it waits better in Kafka: each target has calls for live tickets
+        that wait for their turn or fails, or a spend limit is reached and tickets are to be held."""
         held_s = self._spend.closed_for_s() if self._config.when_spent[:1] == ("hold",) else 0.0
-        callers = [self.callers[t.name] for t in self._config.targets if t.role != "cheaper"]
-        return 0 < held_s <= self._config.hold_s or all(c.waiting or c.is_broken for c in callers)
+        return 0 < held_s <= self._config.hold_s or all(c.waiting_live or c.is_broken for c in self._usual)
+
+    def has_waiting(self) -> bool:
+        """Whether each target has calls that wait for their turn, or fails: not the time for tickets that may wait."""
+        return all(c.waiting or c.is_broken for c in self._usual)
+
+    @property
+    def _usual(self) -> list[Caller]:
+        return [self.callers[t.name] for t in self._config.targets if t.role != "cheaper"]
 
     async def ask(self, story: Story) -> Answered:
         """Call until there is an answer. Raises: PermanentError; NoRoomError; HeldError."""

@@ -77,7 +77,7 @@ class PaidCalls:
         """
         price = self.prices.of(caller.target.model, today())
         request = self._request(caller.target, story)
-        permit = await caller.admit(self.tokens(story), patience_s)
+        permit = await caller.admit(self.tokens(story), patience_s, story.behind)
         try:
             worst_micro_usd = price.worst_case_micro_usd(len(request.body) // BYTES_PER_TOKEN, self.max_tokens)
             reservation = await self.spend.reserve(story.tenant, worst_micro_usd, story.ends_s - self.clock())

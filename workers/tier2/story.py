@@ -20,6 +20,8 @@ class Story:
     tenant: str
     ends_s: float
     """Its deadline, by the client's clock."""
+    behind: bool = False
+    """Whether calls for live tickets go first."""
     calls: int = 0
     spent_micro_usd: int = 0
     """What its calls certainly cost."""
