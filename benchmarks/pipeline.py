@@ -58,8 +58,6 @@ RATES = {1.0: 120.0, 10.0: 60.0, 30.0: 40.0, 100.0: 40.0, 1000.0: 20.0}
 """Tickets a second, and for how many seconds they are offered."""
 USUAL_PER_S = 10.0
 """The rate whose added times stand for the others': 864,000 tickets a day."""
-OUTSTANDING = 500
-"""The backfill's: more than the slots hold."""
 OUTPUTS = ("sized-again", "wide-again")
 """Topics for what the backfills answer."""
 IDLE_S = 10.0
@@ -143,7 +141,7 @@ class Bench:
         alone = await self._ended(chain, f"{name}-alone", LIVE_PER_S, LIVE_S, seed=1)
         output = f"{name}-again"
         since = until - timedelta(hours=6)
-        working = start_backfill(self.kafka, f"{since:%FT%TZ}", f"{until:%FT%TZ}", output, OUTSTANDING, FOLDER)
+        working = start_backfill(self.kafka, f"{since:%FT%TZ}", f"{until:%FT%TZ}", output, FOLDER)
         try:
             await asyncio.sleep(FILLING_S)
             working.check()

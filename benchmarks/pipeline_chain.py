@@ -126,9 +126,9 @@ async def _ready(chain: Chain) -> None:
             await asyncio.sleep(0.1)
 
 
-def start_backfill(kafka: KafkaSettings, since: str, until: str, output: str, outstanding: int, folder: Path) -> Client:
+def start_backfill(kafka: KafkaSettings, since: str, until: str, output: str, folder: Path) -> Client:
     """`headgate backfill` of all tickets written between, each answered on a topic of its own once more."""
-    arguments = ("--from", since, "--to", until, "--again", "--output", output, "--outstanding", str(outstanding))
+    arguments = ("--from", since, "--to", until, "--again", "--output", output)
     settings = {
         CONFIG: str(FERNWAY / "headgate.toml"),
         PREFIX + "KAFKA__BOOTSTRAP_SERVERS": kafka.bootstrap_servers,
