@@ -33,13 +33,13 @@ async def _answer(engine: OpenAIEngine, messages: list[ChatMessage], max_tokens:
 
 @pytest_asyncio.fixture
 async def distilled() -> AsyncIterator[OpenAIEngine]:
-    async with served_engine(TIER1 / "adapter.gguf") as engine:
+    async with served_engine(TIER1 / "adapter.gguf", threads=1) as engine:
         yield engine
 
 
 @pytest_asyncio.fixture
 async def untuned() -> AsyncIterator[OpenAIEngine]:
-    async with served_engine(None) as engine:
+    async with served_engine(None, threads=1) as engine:
         yield engine
 
 

@@ -46,7 +46,8 @@ def llama_cpp(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     log_path = tmp_path_factory.mktemp("tier1") / "log"
     with log_path.open("wb") as log:
         argv = [sys.executable, "-m", "workers.tier1.local_server", "--port", str(port)]
-        argv += ["--parallel", "4", "--adapter", str(ADAPTER)]
+        # With two, its threads and those of another test's server would spin for each other's core.
+        argv += ["--threads", "1", "--parallel", "4", "--adapter", str(ADAPTER)]
         server = subprocess.Popen(argv, stdout=log, stderr=log, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""})
     try:
         deadline = time.monotonic() + READY_S
