@@ -22,6 +22,7 @@ def update(stage: str, dispatcher: Dispatcher[Any], consumer: AIOKafkaConsumer) 
         metrics.UNFINISHED.labels(stage, lane).set(sum(_unfinished(p, consumer) for p in of_lane))
         metrics.OLDEST_SECONDS.labels(stage, lane).set(max((now - s for s in oldest_s), default=0.0))
     metrics.EXPOSED.labels(stage).set(dispatcher.slots.held)
+    metrics.LATE_SECONDS.labels(stage).set(dispatcher.loop_late_s)
     metrics.METADATA_BYTES.labels(stage).set(
         max((len(offset_metadata.encode(p.offsets.commit_point())) for p in partitions), default=0)
     )
@@ -33,6 +34,7 @@ def clear(stage: str) -> None:
         for gauge in (metrics.IN_FLIGHT, metrics.UNFINISHED, metrics.OLDEST_SECONDS):
             gauge.labels(stage, lane).set(0)
     metrics.EXPOSED.labels(stage).set(0)
+    metrics.LATE_SECONDS.labels(stage).set(0)
     metrics.METADATA_BYTES.labels(stage).set(0)
 
 

@@ -34,6 +34,11 @@ UNFINISHED = Gauge(
     ["stage", "lane"],
 )
 OLDEST_SECONDS = Gauge("headgate_oldest_record_seconds", "Age of the oldest unfinished record.", ["stage", "lane"])
+LATE_SECONDS = Gauge(
+    "headgate_event_loop_late_seconds",
+    "How late the process's event loop is; while it is more than 0.02, no backfill begins.",
+    ["stage"],
+)
 METADATA_BYTES = Gauge(
     "headgate_commit_metadata_bytes",
     "Largest commit metadata of this process's partitions; 4,096 is the end.",
