@@ -37,7 +37,7 @@ check: $(VENV)/dev.stamp
 
 # The wheel learns: it needs what training needs.
 BENCH := $(if $(filter quality_loop,$(NAME)),.venv-learn/learn.stamp,.venv-bench/bench.stamp)
-bench: $(BENCH)  ## run benchmarks/NAME.py; its last line is JSON (NAME=bounds, checker, drift, kills, quality, quality_loop, router_quality, router_speed, scale, stream, tier1 or tier2)
+bench: $(BENCH)  ## run benchmarks/NAME.py; its last line is JSON (NAME=bounds, checker, drift, kills, pipeline, quality, quality_loop, router_quality, router_speed, scale, stream, tier1 or tier2)
 	@PYTHONPATH=. $(dir $(BENCH))bin/python benchmarks/$(NAME).py $(ARGS)
 
 chaos: $(VENV)/run.stamp  ## kill, freeze and restart the chain at work, then look for what it lost (ARGS="--rounds 24 --json")
