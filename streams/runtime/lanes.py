@@ -5,8 +5,7 @@ from enum import StrEnum
 from schemas.topics import BACKFILL, RETRY
 
 LATE_LOOP_S = 0.02
-"""A process whose event loop is later than this has no processor time to spare (a guess: some times what a loop with
-time to spare was late on a busy machine)."""
+"""A process whose event loop is later than this has no processor time to spare (a guess)."""
 
 
 class Lane(StrEnum):
@@ -47,6 +46,6 @@ def backfill_room(
 
 
 def lateness(before_s: float, late_s: float) -> float:
-    """How late an event loop is, from what it was before and how late its last tick came: it grows at once, and falls
-    by half a tick, so that what held it up is over before the slow lane goes on."""
+    """How late an event loop is, from what it was before and how late its last tick came: it grows at once, and halves
+    with each tick on time, so that what held it up is over before the slow lane goes on."""
     return max(late_s, before_s / 2)

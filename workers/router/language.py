@@ -75,7 +75,7 @@ def _by_script(text: str) -> str:
     looks like English and is none to the encoder.
     """
     if _NOT_LATIN.search(text) is None:
-        # As nearly all are: looking at each letter takes a hundred times as long.
+        # As nearly all are: looking at each letter takes thirty times as long.
         return ""
     scripts: Counter[str] = Counter()
     latin = 0
