@@ -36,7 +36,7 @@ from streams.tier2 import to_a_person
 from workers.errors import PermanentError, RetryableError
 from workers.tier2 import wire
 from workers.tier2.batch_wire import BatchRequest, Outcome
-from workers.tier2.batches import BatchFailedError
+from workers.tier2.batches import BatchFailedError, NoSuchBatchError
 from workers.tier2.batching import Concluded
 from workers.tier2.connection import NotSentError
 from workers.tier2.spend import Reservation
@@ -45,6 +45,9 @@ log = structlog.get_logger()
 
 COMMIT_TICKETS = 500
 """Most drafts of one transaction."""
+UNKNOWN_S = 48 * 3600.0
+"""A batch that was collected so long ago, and that its provider says it doesn't have, is given up: providers take half
+of that. Before, a wrong key or address may be at fault."""
 RECOMMIT_S = 3600.0
 """Kafka forgets a place that nobody commits for a week, if no member of the group reads the topic."""
 
@@ -169,12 +172,26 @@ class BatchLane:
         log.info("batch_submitted", batch=key, id=batch_id, target=batch.target, tickets=len(batch.tickets))
 
     async def _look(self, key: str, batch: Batch) -> None:
+        api = self._desk.apis[batch.target]
         try:
-            results = await self._desk.apis[batch.target].outcomes(batch.id)
+            results = await api.outcomes(batch.id)
         except BatchFailedError as exc:
             results = _for_all(key, batch, exc)
-        if results is not None:
-            await self._finish(key, batch, results)
+        except NoSuchBatchError:
+            if age_s(batch.at) < UNKNOWN_S:
+                raise
+            log.error("batch_unknown", batch=key, id=batch.id, target=batch.target, next="its tickets go by calls")
+            await self._finish(key, batch, {})
+            return
+        if results is None:
+            return
+        await self._finish(key, batch, results)
+        try:
+            await api.delete(batch.id)
+        except (RetryableError, PermanentError) as exc:
+            log.warning(
+                "batch_not_deleted", batch=key, id=batch.id, reason=exc.reason, next="the provider does, in time"
+            )
 
     # -- its end --------------------------------------------------------------------------------------------------
 

@@ -5,6 +5,7 @@ import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
+import httpx
 import orjson
 import pytest
 from aiohttp import web
@@ -20,6 +21,7 @@ from workers.tier2.batches import (
     CLOCK_SLACK_S,
     AnthropicBatches,
     BatchFailedError,
+    NoSuchBatchError,
     NotKnownYetError,
     OpenAIBatches,
     batches_of,
@@ -69,6 +71,12 @@ class Suite:
 
         await until(has_ended, limit_s=10.0)
         return found[0]
+
+    async def kept(self) -> int:
+        """Batches (Anthropic) or files (OpenAI) that the provider has."""
+        path = {"anthropic": "v1/messages/batches", "openai": "v1/files"}[self.provider]
+        async with httpx.AsyncClient(base_url=self.base_url, trust_env=False) as http:
+            return len((await http.get(path, headers=wire.auth(self.provider, KEY))).raise_for_status().json()["data"])
 
     async def batches(self) -> int:
         return int((await ledger(self.base_url))["batches"])
@@ -147,6 +155,28 @@ async def test_a_batch_whose_id_was_lost_is_found(suite: Suite) -> None:
     assert found[0] not in (None, *others)
     assert (await suite.ended(found[0] or "")).keys() == {f"lost-{n}" for n in range(len(ANSWERS))}
     assert await suite.batches() == 3
+
+
+async def test_what_is_deleted_is_gone_at_the_provider(suite: Suite) -> None:
+    """Requests and results; whoever asks for it then is told so, as with an id that never was. Others stay."""
+    first = await suite.submitted("k1", ends("answered", "expired", "errored", "answered"))
+    second = await suite.submitted("k2")
+    for batch_id in (first, second):
+        await suite.ended(batch_id)
+    kept = await suite.kept()
+    await suite.api.delete(first)
+    assert (kept, await suite.kept()) == {"anthropic": (2, 1), "openai": (5, 2)}[suite.provider]
+    for unknown in (first, "batch_0"):
+        with pytest.raises(NoSuchBatchError):
+            await suite.api.outcomes(unknown)
+    assert len(await suite.ended(second)) == len(ANSWERS)
+
+
+async def test_a_submission_that_made_no_batch_leaves_nothing_behind(suite: Suite) -> None:
+    """It would be uploaded anew at each try."""
+    with pytest.raises(wire.TurnedAwayError):
+        await suite.submitted("k1", BatchFault(is_made=False))
+    assert await suite.kept() == 0
 
 
 async def test_only_evidence_makes_a_batch_ours(suite: Suite) -> None:

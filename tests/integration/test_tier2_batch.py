@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
@@ -24,7 +25,7 @@ from schemas.codec import decode, encode
 from schemas.drafts import Draft
 from schemas.events import Event
 from schemas.tickets import Routed, TicketId
-from streams import tier2, tier2_batch
+from streams import batch_lane, tier2, tier2_batch
 from streams.batch_lane import BatchLane
 from streams.batch_partition import BatchPartition
 from streams.local.embedded_kafka import EmbeddedKafka
@@ -49,6 +50,7 @@ from tests.kafka import committed_records, until, write
 from tests.records import a_decision, a_routed, a_ticket
 from tests.spend_process import read_to_the_end
 from tests.tier2_client import KEY, MODELS
+from workers.tier2 import wire
 from workers.tier2.batching import Batching
 from workers.tier2.recorded_batches import BatchFault, End
 from workers.tier2.recorded_frontier import no_faults
@@ -68,6 +70,12 @@ class Provided:
 
     async def books(self) -> dict[str, Any]:
         return await ledger(self.base_url)
+
+    async def assert_nothing_is_kept(self) -> None:
+        async with httpx.AsyncClient(base_url=self.base_url, trust_env=False) as http:
+            for name, path in (("anthropic", "v1/messages/batches"), ("openai", "v1/files")):
+                listed = await http.get(path, headers=wire.auth(name, KEY))
+                assert listed.raise_for_status().json()["data"] == []
 
     async def assert_asked_once(self, batches: int = 1, answered: int = len(IDS)) -> None:
         books = await self.books()
@@ -193,11 +201,12 @@ def answered(provider: Provided, wanted: int = len(IDS)) -> Callable[[Sequence[B
 
 
 async def test_tickets_come_back_as_drafts_at_half_the_price(settings: Settings, provider: Provided) -> None:
-    """In one batch; their money is settled at what the provider charged."""
+    """In one batch, of which the provider keeps nothing; their money is settled at what it charged."""
     await publish(settings)
     await work(settings, answered(provider))
     drafts = await assert_drafted_once(settings)
     await provider.assert_asked_once()
+    await provider.assert_nothing_is_kept()
     charged_micro_usd = (await provider.books())["cost_micro_usd"]
     assert sum(round(d.cost_usd * 1e6) for d in drafts) == charged_micro_usd > 0
     assert {(d.provider, d.calls) for d in drafts} == {("anthropic", 1)}
@@ -297,6 +306,42 @@ async def test_what_has_no_answer_is_in_one_more_batch_and_then_goes_by_calls(
     assert (life.origin.topic, life.origin.offset) == (f"{settings.kafka.topic_prefix}tier2.backfill", 2)
     await provider.assert_asked_once(batches=2, answered=5)
     await assert_settled(settings, provider)
+
+
+async def test_a_batch_that_its_provider_has_lost_is_waited_for_two_days(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before, its tickets stay where they are; then they go by calls, and their worst case stays counted."""
+    await publish(settings)
+    async with provided(batch_s=3600.0) as forgetful:
+        elsewhere = settings.tier2.model_copy(update={"base_url": forgetful.base_url})
+        asking = settings.model_copy(update={"tier2": elsewhere})
+
+        async def is_submitted(lanes: Sequence[BatchLane]) -> bool:
+            return any(batch.id for lane in lanes for batch in lane.batches.values())
+
+        await work(asking, is_submitted)
+    [before] = (await batches(settings)).values()
+    looks: list[float] = []
+
+    async def is_looked_at_twice(lanes: Sequence[BatchLane]) -> bool:
+        looks.extend(due for lane in lanes for due in lane._due_s.values())
+        return len(set(looks)) > 2
+
+    await work(settings, is_looked_at_twice)
+    assert list((await batches(settings)).values()) == [before]
+    monkeypatch.setattr(batch_lane, "UNKNOWN_S", 0.0)
+
+    async def is_over(lanes: Sequence[BatchLane]) -> bool:
+        return bool(lanes) and not any(lane.batches for lane in lanes)
+
+    await work(settings, is_over)
+    parked = await read(settings, "tier2.retry", len(IDS))
+    assert Counter(record.key.decode() for record in parked) == Counter(IDS)
+    async with SharedSpend(settings.kafka, spend_limits(settings.tier2.spend)) as spend:
+        await read_to_the_end(spend)
+        counted_micro_usd = spend.book.counted_micro_usd(None, "month", spend.now_s())
+    assert counted_micro_usd == sum(ticket.micro_usd for ticket in before.tickets) > 0
 
 
 async def test_a_process_that_is_killed_before_it_hears_of_its_batch_does_not_submit_again(

@@ -7,6 +7,7 @@ batch, Anthropic shows our custom_ids in its results.
 
 import time
 from collections.abc import AsyncIterator, Collection, Sequence
+from contextlib import suppress
 from datetime import datetime
 from types import TracebackType
 from typing import Any, Literal, Protocol, Self, TypeVar
@@ -37,6 +38,10 @@ class BatchFailedError(wire.TurnedAwayError):
     """The provider found the batch to be wrong as a whole, or had no room for it: nothing of it was executed."""
 
 
+class NoSuchBatchError(wire.TargetError):
+    """The provider has no such batch, or has thrown its results away."""
+
+
 class BatchApi(Protocol):
     """One provider's batches. All raise RetryableError where it may go better later, and PermanentError."""
 
@@ -59,8 +64,11 @@ class BatchApi(Protocol):
     async def outcomes(self, batch_id: str) -> dict[str, Outcome] | None:
         """The results by custom_id once the batch has ended, else None. A request may be missing in them.
 
-        Raises: BatchFailedError.
+        Raises: BatchFailedError; NoSuchBatchError.
         """
+
+    async def delete(self, batch_id: str) -> None:
+        """Delete what the provider keeps of a batch that has ended: what was asked, and what was answered."""
 
 
 class _Provider:
@@ -81,7 +89,7 @@ class _Provider:
     ) -> None:
         await self._http.aclose()
 
-    async def _request(self, method: Literal["GET", "POST"], path: str, **content: Any) -> bytes:
+    async def _request(self, method: Literal["GET", "POST", "DELETE"], path: str, **content: Any) -> bytes:
         headers = self._headers | content.pop("headers", {})
         async with connection.within(self.timeout_s):
             response = await self._http.request(method, path, headers=headers, **content)
@@ -91,7 +99,8 @@ class _Provider:
 
     def _failure(self, response: httpx.Response, body: bytes) -> RetryableError | PermanentError:
         # A provider's message may quote any ticket of the batch.
-        return wire.failure(response.status_code, response.headers, body, time.time(), None)
+        failure = wire.failure(response.status_code, response.headers, body, time.time(), None)
+        return NoSuchBatchError(failure.reason) if response.status_code == 404 else failure
 
 
 class AnthropicBatches(_Provider):
@@ -130,6 +139,10 @@ class AnthropicBatches(_Provider):
         # The path and not results_url, which is another host's where a gateway stands between: the key stays here.
         results = await self._request("GET", f"/v1/messages/batches/{batch_id}/results")
         return batch_wire.outcomes("anthropic", results.split(b"\n"))
+
+    async def delete(self, batch_id: str) -> None:
+        """See `BatchApi`."""
+        await self._request("DELETE", f"/v1/messages/batches/{batch_id}")
 
     async def _listed(self, since_s: float) -> AsyncIterator["_MessageBatch"]:
         """Batches made since then, the newest first."""
@@ -175,16 +188,21 @@ class OpenAIBatches(_Provider):
         except RetryableError as exc:
             # A file is no batch, whatever became of it.
             raise wire.TurnedAwayError(exc.reason, exc.retry_after_s) from exc
+        file_id = _decoded(_File, uploaded).id
         asked = {
-            "input_file_id": _decoded(_File, uploaded).id,
+            "input_file_id": file_id,
             "endpoint": ENDPOINT,
             "completion_window": "24h",
             "metadata": {METADATA_KEY: key},
         }
         headers = {"content-type": "application/json"}
-        return _decoded(
-            _Batch, await self._request("POST", "/v1/batches", content=orjson.dumps(asked), headers=headers)
-        ).id
+        try:
+            made = await self._request("POST", "/v1/batches", content=orjson.dumps(asked), headers=headers)
+        except (connection.NotSentError, wire.TurnedAwayError, wire.RejectedError):
+            with suppress(RetryableError, PermanentError):
+                await self._delete_file(file_id)
+            raise
+        return _decoded(_Batch, made).id
 
     async def find(self, key: str, size: int, since_s: float, until_s: float, others: Collection[str]) -> str | None:
         """See `BatchApi`; the key says it at once."""
@@ -201,7 +219,7 @@ class OpenAIBatches(_Provider):
 
     async def outcomes(self, batch_id: str) -> dict[str, Outcome] | None:
         """See `BatchApi`."""
-        batch = _decoded(_Batch, await self._request("GET", f"/v1/batches/{batch_id}"))
+        batch = await self._batch(batch_id)
         if batch.status == "failed":
             raise BatchFailedError("the batch failed as a whole")
         if batch.status not in ("completed", "expired", "cancelled"):
@@ -212,6 +230,19 @@ class OpenAIBatches(_Provider):
                 content = await self._request("GET", f"/v1/files/{file_id}/content")
                 found |= batch_wire.outcomes("openai", content.split(b"\n"))
         return found
+
+    async def delete(self, batch_id: str) -> None:
+        """See `BatchApi`: the files. The batch stays in the list, with our key and no word of a ticket."""
+        batch = await self._batch(batch_id)
+        for file_id in (batch.input_file_id, batch.output_file_id, batch.error_file_id):
+            if file_id:
+                await self._delete_file(file_id)
+
+    async def _batch(self, batch_id: str) -> "_Batch":
+        return _decoded(_Batch, await self._request("GET", f"/v1/batches/{batch_id}"))
+
+    async def _delete_file(self, file_id: str) -> None:
+        await self._request("DELETE", f"/v1/files/{file_id}")
 
 
 def batches_of(target: Target, timeout_s: float) -> AnthropicBatches | OpenAIBatches:
@@ -252,6 +283,7 @@ class _Batch(Struct):
     id: str
     status: str
     created_at: int
+    input_file_id: str | None = None
     output_file_id: str | None = None
     error_file_id: str | None = None
     metadata: dict[str, str] | None = None

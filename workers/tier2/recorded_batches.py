@@ -74,6 +74,8 @@ class _Batch:
     metadata: dict[str, str] | None = None
     made: list[_Made] | None = None
     """None until it has ended."""
+    output_file_id: str | None = None
+    error_file_id: str | None = None
 
     def count(self, end: End) -> int:
         return sum(made.end == end for made in self.made or ())
@@ -96,8 +98,11 @@ class RecordedBatches:
             web.get(anthropic, self._route("anthropic", self._list)),
             web.get(anthropic + "/{id}", self._route("anthropic", self._get)),
             web.get(anthropic + "/{id}/results", self._route("anthropic", self._results)),
+            web.delete(anthropic + "/{id}", self._route("anthropic", self._delete)),
             web.post("/v1/files", self._route("openai", self._upload)),
+            web.get("/v1/files", self._route("openai", self._list_files)),
             web.get("/v1/files/{id}/content", self._route("openai", self._content)),
+            web.delete("/v1/files/{id}", self._route("openai", self._delete_file)),
             web.post(openai, self._route("openai", self._create_batch)),
             web.get(openai, self._route("openai", self._list)),
             web.get(openai + "/{id}", self._route("openai", self._get)),
@@ -177,6 +182,11 @@ class RecordedBatches:
                 self._ended(batch.provider, custom_id, body, batch.fault.end_of(number))
                 for number, (custom_id, body) in enumerate(requests)
             ]
+            if batch.provider == "openai":
+                answered = [made for made in batch.made if made.end == "answered"]
+                others = [made for made in batch.made if made.end != "answered"]
+                batch.output_file_id = self._keep(_lines(answered)) if answered else None
+                batch.error_file_id = self._keep(_lines(others)) if others else None
 
     def _ended(self, provider: Provider, custom_id: str, body: Any, end: End) -> _Made:
         if end == "expired":
@@ -219,11 +229,28 @@ class RecordedBatches:
         # In another order than asked, as providers may.
         return web.Response(body=_lines(reversed(batch.made)), content_type="application/x-jsonl")
 
+    async def _list_files(self, _: web.Request, __: Provider) -> web.StreamResponse:
+        files = [{"id": file_id, "object": "file", "bytes": len(content)} for file_id, content in self._files.items()]
+        return web.json_response({"object": "list", "data": files, "has_more": False})
+
     async def _content(self, request: web.Request, _: Provider) -> web.StreamResponse:
         content = self._files.get(request.match_info["id"])
         if content is None:
             raise RefusedError("not_found_error", "no such file")
         return web.Response(body=content, content_type="application/octet-stream")
+
+    async def _delete(self, request: web.Request, provider: Provider) -> web.StreamResponse:
+        batch = self._found(request, provider)
+        if batch.made is None:
+            raise RefusedError("invalid_request_error", "the batch has not ended")
+        del self._batches[batch.id]
+        return web.json_response({"id": batch.id, "type": "message_batch_deleted"})
+
+    async def _delete_file(self, request: web.Request, _: Provider) -> web.StreamResponse:
+        file_id = request.match_info["id"]
+        if self._files.pop(file_id, None) is None:
+            raise RefusedError("not_found_error", "no such file")
+        return web.json_response({"id": file_id, "object": "file", "deleted": True})
 
     def _found(self, request: web.Request, provider: Provider) -> _Batch:
         batch = self._batches.get(request.match_info["id"])
@@ -255,8 +282,7 @@ class RecordedBatches:
         }
 
     def _batch(self, batch: _Batch) -> dict[str, object]:
-        made = batch.made or []
-        answered, others = [m for m in made if m.end == "answered"], [m for m in made if m.end != "answered"]
+        answered = batch.count("answered")
         status = "in_progress" if batch.made is None else "expired" if batch.count("expired") else "completed"
         return {
             "id": batch.id,
@@ -265,15 +291,19 @@ class RecordedBatches:
             "completion_window": "24h",
             "status": "failed" if batch.fault.fails and batch.made is not None else status,
             "input_file_id": batch.input_file_id,
-            "output_file_id": self._keep(_lines(answered), f"file-{batch.id}-output") if answered else None,
-            "error_file_id": self._keep(_lines(others), f"file-{batch.id}-errors") if others else None,
+            "output_file_id": batch.output_file_id,
+            "error_file_id": batch.error_file_id,
             "created_at": int(batch.created.timestamp()),
             "metadata": batch.metadata,
-            "request_counts": {"total": len(batch.requests), "completed": len(answered), "failed": len(others)},
+            "request_counts": {
+                "total": len(batch.requests),
+                "completed": answered,
+                "failed": len(batch.made or ()) - answered,
+            },
         }
 
-    def _keep(self, content: bytes, file_id: str = "") -> str:
-        file_id = file_id or f"file-{uuid.uuid4().hex}"
+    def _keep(self, content: bytes) -> str:
+        file_id = f"file-{uuid.uuid4().hex}"
         self._files[file_id] = content
         return file_id
 
