@@ -20,7 +20,7 @@ RATES = (1_000, 10_000, 100_000)
 BUSY = 0.6
 """Of anything, at the rate that it is planned for (assumed): the rest is for peaks, and for uneven partitions."""
 
-# Measured here (README.md).
+# Measured here (docs/figures.md).
 ROUTER_PER_CORE_S = 26.8
 """Tickets of 64 word pieces, a second and thread."""
 CHECKER_TO_ROUTER = 2.1

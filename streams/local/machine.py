@@ -42,7 +42,7 @@ class Frontier:
     @property
     def description(self) -> str:
         if self.recorded:
-            return f"a recording (no provider is called), at {self.model}'s price"
+            return f"a recording, no provider; {self.model}'s price"
         return f"{self.provider} {self.model}, spend limit ${self.spend_limit_usd:.2f}"
 
 
