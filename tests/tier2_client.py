@@ -23,6 +23,8 @@ ANSWER = "It is the setup fee."
 MODELS: Mapping[Provider, str] = {"anthropic": "claude-sonnet-5-5", "openai": "gpt-6.1-sol"}
 UNHEARD_MICRO_USD = 5_000
 """A worst case is more than this: 500 tokens of answer at $10 a million."""
+SILENT_S = 1.0
+"""A call's time where a fault never answers: more than a call to this machine takes, however busy it is."""
 
 
 @dataclass
@@ -47,7 +49,7 @@ def target(provider: Provider, base_url: str, role: Role = "primary", **changes:
 
 
 def config(*targets: Target, **changes: Any) -> Tier2Config:
-    values: dict[str, Any] = {"attempts": 3, "timeout_s": 0.3, "prices": Prices.load(None)} | changes
+    values: dict[str, Any] = {"attempts": 3, "timeout_s": 60.0, "prices": Prices.load(None)} | changes
     knowledge = "[billing.setup_fee] A setup fee of $15 comes with the first bill."
     return Tier2Config(targets=targets, company="Fernway", knowledge=knowledge, **values)
 

@@ -23,7 +23,7 @@ from tests.frontier_faults import (
     wrong_json,
 )
 from tests.records import a_ticket
-from tests.tier2_client import ANSWER, BODY, MODELS, UNHEARD_MICRO_USD, Time, config, target
+from tests.tier2_client import ANSWER, BODY, MODELS, SILENT_S, UNHEARD_MICRO_USD, Time, config, target
 from workers.errors import HeldError
 from workers.judge.frontier_judge import FrontierJudge, NoJudgementError
 from workers.judge.judgement import Case, Judge
@@ -177,7 +177,7 @@ async def test_a_provider_that_refuses_gives_no_judgement(provider: Provider) ->
 @BOTH
 async def test_a_call_of_unknown_outcome_counts_at_its_worst(provider: Provider) -> None:
     """It is exposure, beside the certain cost of the call that followed."""
-    async with court(provider, steps={provider: [hang]}) as c:
+    async with court(provider, steps={provider: [hang]}, timeout_s=SILENT_S) as c:
         judgement = await c.judge.judge(CASE)
         assert round(judgement.exposure_usd * 1e6) > UNHEARD_MICRO_USD
         assert round((judgement.exposure_usd + judgement.cost_usd) * 1e6) == c.spent_micro_usd

@@ -11,7 +11,18 @@ from typing import Any, Literal
 import pytest
 
 from tests.frontier_faults import FAULTS, NO_SUCH_HOST, self_signed_server
-from tests.tier2_client import ANSWER, UNHEARD_MICRO_USD, Frontier, Running, config, routed, running, scripted, target
+from tests.tier2_client import (
+    ANSWER,
+    SILENT_S,
+    UNHEARD_MICRO_USD,
+    Frontier,
+    Running,
+    config,
+    routed,
+    running,
+    scripted,
+    target,
+)
 from workers.tier2.client import HandoffError
 from workers.tier2.wire import Provider
 
@@ -66,6 +77,8 @@ MATRIX = [
 ]
 ADDRESSES = ("tls", "dns")
 """Faults that are an address rather than an answer."""
+SILENT = ("hang", "slow_drip")
+"""Faults that only a call's time ends."""
 
 
 def cases() -> list[Any]:
@@ -89,7 +102,9 @@ async def test_a_fault_has_its_outcome_and_its_price(
         if row.fault not in ADDRESSES:
             provider.then(first, *[FAULTS[row.fault]] * tries)
         targets = [target(first, base_url)] + [target(OTHER[first], provider.base_url, "fallback")] * fallback
-        client = await stack.enter_async_context(running(config(*targets, attempts=4 if fallback else 3)))
+        timeout_s = SILENT_S if row.fault in SILENT else 60.0
+        attempts = 4 if fallback else 3
+        client = await stack.enter_async_context(running(config(*targets, attempts=attempts, timeout_s=timeout_s)))
         outcome, known_micro_usd, exposure_micro_usd = await _outcome(client, first)
         assert outcome == (row.with_fallback if fallback else row.alone)
         money = row.fallback_money if fallback else row.alone_money
