@@ -65,6 +65,21 @@ async def test_a_wait_past_the_deadline_is_not_waited(provider: Frontier) -> Non
         assert sum(client.time.waits_s) == 0
 
 
+async def test_whoever_may_wait_is_not_handed_off_for_want_of_a_turn(provider: Frontier) -> None:
+    """A ticket of the slow lane for which nothing was tried tries again later; a live one goes to a person. So does one
+    of the slow lane whose call has failed."""
+    provider.then("anthropic", lambda p: rate_limited(p, retry_after_s=600.0))
+    async with running(config(target("anthropic", provider.base_url))) as client:
+        with pytest.raises(HandoffError, match="1 calls"):
+            await client.tier2.answer(routed(), behind=True)
+        with pytest.raises(HandoffError, match="0 calls"):
+            await client.tier2.answer(routed())
+        with pytest.raises(HeldError, match="0 calls"):
+            await client.tier2.answer(routed(), behind=True)
+        client.time.now_s += 600.0
+        assert (await client.tier2.answer(routed(), behind=True)).calls == 1
+
+
 async def test_a_long_wait_is_another_targets_turn(provider: Frontier) -> None:
     """Nobody waits a minute for one provider while another is free."""
     provider.then("anthropic", lambda p: rate_limited(p, retry_after_s=60.0))

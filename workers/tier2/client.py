@@ -35,6 +35,8 @@ WhenSpent = Literal["hold", "cheaper_model", "handoff"]
 
 PATIENCE_S = 5.0
 """A target that has no turn for a ticket within this time is passed over if another one has (a guess)."""
+SLOW_AGAIN_S = (20.0, 40.0)
+"""When a ticket of the slow lane that found no turn tries again (a guess)."""
 Why = Literal["unavailable", "rejected", "spend_limit"]
 
 
@@ -134,7 +136,8 @@ class Tier2:
         """Ask for one ticket's answer; the draft's text may be empty and its finish may be a refusal. One that stays
         `behind` lets all others have their turn first.
 
-        Raises: HandoffError; HeldError while a spend limit is reached and tickets are to be held.
+        Raises: HandoffError; HeldError while a spend limit is reached and tickets are to be held, and where one that
+        stays `behind` found no turn.
         """
         began_s = self._clock()
         # A long ticket may take its time: a second for the worst 100 kB that we could think of.
@@ -143,6 +146,9 @@ class Tier2:
         try:
             answered = await self.ask(story)
         except _UnavailableError as exc:
+            if behind and not story.calls:
+                # Others had all the turns, or nobody could be asked: whoever may wait is not handed off for that.
+                raise HeldError(exc.reason, self._rng.uniform(*SLOW_AGAIN_S)) from exc
             raise _handoff("unavailable", exc, story) from exc
         except (SpendLimitError, NoRoomError) as exc:
             raise _handoff("spend_limit", exc, story) from exc
