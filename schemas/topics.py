@@ -216,6 +216,23 @@ def named(clients: tuple[Client, ...]) -> str:
     return "every stage" if clients == EVERY_STAGE else ", ".join(clients)
 
 
+def writes(client: Client, topic: Topic, twin: str) -> bool:
+    """Whether a client's work writes to a topic or to a twin of it: what comes of a slow record goes on in the slow
+    lane, and a stage parks records of its own input."""
+    if twin == RETRY:
+        return (client, topic) in INPUTS.items()
+    return client in topic.written_by and (twin == "" or client in EVERY_STAGE)
+
+
+def outputs(client: Client, prefix: str = "") -> list[str]:
+    """Full names of the topics that a client writes to; the twins included."""
+    return [
+        name
+        for name, topic in all_names(prefix).items()
+        if writes(client, topic, name.removeprefix(prefix + topic.name))
+    ]
+
+
 def all_names(prefix: str = "") -> dict[str, Topic]:
     """Every topic to create, by its full name; the twins included."""
     return {prefix + topic.name + twin: topic for topic in (*TOPICS, *CHANGELOGS) for twin in ("", *topic.twins)}

@@ -11,7 +11,6 @@ from itertools import groupby
 from typing import Any, Literal, get_args
 
 from schemas.topics import (
-    BACKFILL,
     CHANGELOGS,
     DEAD_LETTERS,
     EVERY_STAGE,
@@ -21,6 +20,7 @@ from schemas.topics import (
     Client,
     Topic,
     all_names,
+    writes,
 )
 
 Operation = Literal["Read", "Write", "Create", "Alter", "Describe", "DescribeConfigs"]
@@ -58,10 +58,7 @@ def _on_topic(client: Client, topic: Topic, twin: str) -> set[Operation]:
     # What is parked is read by who parked it, and looked at for the backlog.
     if client in topic.read_by and (twin != RETRY or is_input or client == "scoreboard"):
         allowed.add("Read")
-    # What comes of a slow record goes on in the slow lane.
-    if client in topic.written_by and (twin == "" or (twin == BACKFILL and client in EVERY_STAGE)):
-        allowed.add("Write")
-    if is_input and twin == RETRY:
+    if writes(client, topic, twin):
         allowed.add("Write")
     if client == "operators":
         # `headgate topics`, `doctor` and `forget` look at everything.

@@ -19,7 +19,7 @@ from prometheus_client import Gauge
 
 from schemas.batches import Batch, BatchTicket
 from schemas.codec import PoisonError, decode
-from schemas.topics import BACKFILL, BATCHES, TIER2
+from schemas.topics import BACKFILL, BATCHES, TIER2, outputs
 from streams.batch_collector import Desk
 from streams.batch_lane import BatchLane
 from streams.batch_partition import BatchPartition
@@ -28,6 +28,7 @@ from streams.read import raw, reader
 from streams.runtime import group, metrics
 from streams.runtime.closing import closed
 from streams.runtime.delivery import ExactlyOnce
+from streams.runtime.hanging import abort_hanging
 from streams.settings import KafkaSettings, Settings, SettingsError
 from streams.spend import SharedSpend
 from streams.tier2 import frontier_config, spend_limits
@@ -195,6 +196,7 @@ async def _opened(
         for at, consumer in consumers.items():
             await consumer.start()
             consumer.assign([at])
+        await abort_hanging(admin, of_group, deliveries, outputs("tier2", kafka.topic_prefix))
         starts = await group.starts(admin, next(iter(consumers.values())), of_group, all_at)
         yield (
             [BatchPartition(at, deliveries[at], consumers[at], starts[at]) for at in all_at],

@@ -1,7 +1,7 @@
 """Three brokers that share topics, transactions and offsets, for tests in which one of them dies and the others go on.
 
 Each is broker and controller at once, so any one of the three may be killed. Everything has three replicas, and a write
-waits for two of them.
+waits for two of them; groups' offsets may have one, which dies with its broker.
 """
 
 import signal
@@ -29,8 +29,11 @@ _SMALL = ("-Xms128m", "-Xmx160m")
 class Node(EmbeddedKafka):
     """One broker of the three. It is ready only when two of them run, since one alone elects no controller."""
 
-    def __init__(self, folder: Path, number: int, ports: tuple[int, int], voters: str, cluster_id: str) -> None:
+    def __init__(
+        self, folder: Path, number: int, ports: tuple[int, int], voters: str, cluster_id: str, offsets_copies: int
+    ) -> None:
         super().__init__(folder, ports[0])
+        self._offsets_copies = offsets_copies
         self.number = number
         self._controller_port = ports[1]
         self._voters = voters
@@ -62,7 +65,7 @@ class Node(EmbeddedKafka):
             "controller.quorum.voters": self._voters,
             "default.replication.factor": len(NODES),
             "min.insync.replicas": 2,
-            "offsets.topic.replication.factor": len(NODES),
+            "offsets.topic.replication.factor": self._offsets_copies,
             "transaction.state.log.replication.factor": len(NODES),
             "transaction.state.log.min.isr": 2,
         }
@@ -73,13 +76,15 @@ class Node(EmbeddedKafka):
 class Cluster:
     """The three brokers, and who of them leads what."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, offsets_copies: int = len(NODES)) -> None:
         # A fixed letter first: an id that begins with a dash would read as an option.
         cluster_id = "H" + urlsafe_b64encode(uuid.uuid4().bytes).decode()[:21]
         ports = free_ports(2 * len(NODES))
         pairs = dict(zip(NODES, zip(ports[::2], ports[1::2], strict=True), strict=True))
         voters = ",".join(f"{number}@127.0.0.1:{controller}" for number, (_, controller) in pairs.items())
-        self.nodes = {n: Node(folder / f"node{n}", n, pair, voters, cluster_id) for n, pair in pairs.items()}
+        self.nodes = {
+            n: Node(folder / f"node{n}", n, pair, voters, cluster_id, offsets_copies) for n, pair in pairs.items()
+        }
 
     @property
     def bootstrap_servers(self) -> str:

@@ -40,6 +40,11 @@ class Frontier:
     spend_limit_usd: float | None
 
     @property
+    def key_name(self) -> str:
+        """The environment's variable that holds a real provider's key."""
+        return {"anthropic": "ANTHROPIC_API_KEY", "openai": "OPENAI_API_KEY"}[self.provider]
+
+    @property
     def description(self) -> str:
         if self.recorded:
             return f"a recording, no provider; {self.model}'s price"
@@ -141,16 +146,16 @@ async def _topics(kafka: KafkaSettings, say: Say) -> None:
 
 def _environment(kafka: KafkaSettings, company: Path, tier1_url: str, chosen: Frontier) -> dict[str, str]:
     """The stages' settings, as a container's environment would give them."""
-    key_name = {"anthropic": "ANTHROPIC_API_KEY", "openai": "OPENAI_API_KEY"}[chosen.provider]
     values = {
         "CONFIG": str(company / "headgate.toml"),
         "KAFKA__BOOTSTRAP_SERVERS": kafka.bootstrap_servers,
         "KAFKA__TOPIC_PREFIX": kafka.topic_prefix,
+        "KAFKA__PARTITIONS": str(kafka.partitions),
         "TIER1__BASE_URL": tier1_url,
         "TIER2__PROVIDER": chosen.provider,
         "TIER2__BASE_URL": chosen.base_url,
         "TIER2__MODEL": chosen.model,
-        "TIER2__API_KEY": RECORDING_KEY if chosen.recorded else os.environ[key_name],
+        "TIER2__API_KEY": RECORDING_KEY if chosen.recorded else os.environ[chosen.key_name],
     }
     if chosen.spend_limit_usd is not None:
         # A run's broker is its own, and so is what was spent: of the periods that there are a month is most like a run.

@@ -1,13 +1,14 @@
 """`headgate up`: everything on this machine, for tickets of your own."""
 
+import shlex
 import sys
 from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
 
-from streams.local.machine import local_run, start_certify
-from streams.settings import Settings
+from streams.local.machine import LocalRun, local_run, start_certify
+from streams.settings import PREFIX, Settings
 
 
 async def up(
@@ -24,12 +25,25 @@ async def up(
     async with local_run(settings, company, folder, embedded, spend_limit_usd, say) as run:
         # The demo does without: the labels of its few tickets change no policy.
         await start_certify(run, say)
-        how_to = _how_to(run.kafka.bootstrap_servers, run.console, run.frontier.recorded, folder)
-        console.print(how_to, highlight=False, soft_wrap=True)
-        await run.processes.watch()
+        environment = folder / "environment"
+        environment.write_text(_exports(run), "utf-8")
+        try:
+            how_to = _how_to(environment, run.console, run.frontier.recorded, folder)
+            console.print(how_to, highlight=False, soft_wrap=True)
+            await run.processes.watch()
+        finally:
+            environment.unlink()
 
 
-def _how_to(bootstrap_servers: str, address: str | None, recorded: bool, folder: Path) -> str:
+def _exports(run: LocalRun) -> str:
+    """What the stages are told, for a shell, so that every other command is told the same. A key is named only."""
+    values = {name: shlex.quote(value) for name, value in run.environment.items()}
+    if not run.frontier.recorded:
+        values[PREFIX + "TIER2__API_KEY"] = f'"${run.frontier.key_name}"'
+    return "".join(f"export {name}={value}\n" for name, value in values.items())
+
+
+def _how_to(environment: Path, address: str | None, recorded: bool, folder: Path) -> str:
     known = (
         "\nTier-2 is a recording of answers to the example tickets: any other ticket that needs it\n"
         "goes to a person (handoffs). "
@@ -42,7 +56,7 @@ def _how_to(bootstrap_servers: str, address: str | None, recorded: bool, folder:
     return f"""
 [bold]Headgate is up.[/] In another shell:
 
-  export HEADGATE_KAFKA__BOOTSTRAP_SERVERS={bootstrap_servers}
+  . {escape(shlex.quote(str(environment)))}
   echo '{{"ticket_id": "1", "body": "why is there a late fee on my bill?"}}' | {command} publish -
   {command} answers --follow
 

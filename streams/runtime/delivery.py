@@ -8,6 +8,7 @@ Invariants:
   writes them again.
 """
 
+import asyncio
 import random
 import time
 from collections.abc import Sequence
@@ -63,6 +64,10 @@ class Delivery(Protocol):
         Raises: KafkaError. The messages may or may not have arrived; a new owner's `start` settles it.
         """
 
+    async def abort_hanging(self, topics: Sequence[str]) -> None:
+        """Abort what an earlier transaction has left open, in all partitions of these topics and in the group; nobody
+        has a transaction under way. Raises: KafkaError."""
+
     async def close(self) -> None:
         """Disconnect."""
 
@@ -90,13 +95,26 @@ class ExactlyOnce:
             async with self._producer.transaction():
                 # All sends before the first wait: then one request adds every partition to the transaction, and no
                 # record is sent while another request changes the transaction (the broker would refuse it, and
-                # aiokafka wait 100 ms). For the same reason the offset follows the acknowledgements.
+                # aiokafka wait 100 ms). For the same reason the offset follows the acknowledgements, and since the
+                # first request may meet the end of the last transaction, which only for partitions is asked soon again.
                 await _send(self._producer, self._prefix, messages)
                 await self._producer.send_offsets_to_transaction({self._partition: committed(point)}, self._group)
         except ProducerFenced:
             # Another process owns the partition now: whatever this one did is not committed, and must not be.
             log.warning("producer_fenced", partition=str(self._partition), consequence="its results are dropped")
             raise
+
+    async def abort_hanging(self, topics: Sequence[str]) -> None:
+        # An abort ends what is open in every partition that the transaction has touched, and touching takes a record.
+        await self._producer.begin_transaction()
+        await self._producer.send_offsets_to_transaction({self._partition: OffsetAndMetadata(0, "")}, self._group)
+        sent = [
+            await self._producer.send(topic, b"", key=b"aborted", partition=number)
+            for topic in topics
+            for number in await self._producer.partitions_for(topic)
+        ]
+        await asyncio.gather(*sent)
+        await self._producer.abort_transaction()
 
     async def close(self) -> None:
         await self._producer.stop()
@@ -125,6 +143,10 @@ class AtLeastOnce:
         await _send(self._producer, self._prefix, [m for m in messages if m.topic is not SEEN])
         await _send(self._producer, self._prefix, [m for m in messages if m.topic is SEEN])
         await self._consumer.commit({self._partition: committed(point)})
+
+    async def abort_hanging(self, topics: Sequence[str]) -> None:
+        # Whoever asked for exactly-once before has left it: without a transaction nothing is taken back.
+        log.warning("transaction_left_open", partition=str(self._partition), consequence="some records may come twice")
 
     async def close(self) -> None:
         await self._producer.stop()

@@ -21,13 +21,14 @@ from aiokafka.errors import KafkaError
 from aiokafka.structs import ConsumerRecord
 from msgspec import Struct
 
-from schemas.topics import BACKFILL, SEEN
+from schemas.topics import BACKFILL, SEEN, outputs
 from streams.connection import connection
 from streams.runtime import gauges, group, seen
 from streams.runtime.closing import CLOSE_LIMIT_S, closed
 from streams.runtime.delivery import MAX_REQUEST_BYTES, Delivery, delivery
 from streams.runtime.dispatcher import Dispatcher
 from streams.runtime.group import InstanceTakenError
+from streams.runtime.hanging import abort_hanging
 from streams.runtime.offsets import CommitPoint
 from streams.runtime.partition import Partition
 from streams.runtime.seen import SeenTickets
@@ -169,6 +170,8 @@ class Session(Generic[T]):
                     raise error
             if self.leaving:
                 return
+            its_outputs = outputs(self.stage.name, self.settings.topic_prefix)
+            await abort_hanging(self.admin, self.group, deliveries, its_outputs)
             points = await group.starts(self.admin, self.consumer, self.group, list(deliveries))
             memories = self._memories(deliveries)
             await seen.load(self.settings, {self._memory_of(p): m for p, m in memories.items()})
