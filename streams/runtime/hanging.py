@@ -1,21 +1,23 @@
-"""Transactions that a broker ended without telling their partitions: found when a partition is opened, and aborted.
+"""Transactions that a broker ended without telling their partitions: found, and aborted when a partition is opened.
 
 A broker that ends a transaction while a partition of it has no leader takes the partition for deleted: it writes no
 marker there and calls the transaction complete (Kafka 4.3.1). With one copy of each partition that may happen to what
 is just ending whenever the broker stops or starts; with several, when all brokers of a partition are away at once.
-What was written stays open, the commit of the place with it, and the next transaction of the same transactional.id
-ends it as its own: records that were done again would be there twice.
+What was written stays open, the commit of the place with it, unseen by readers, until the next transaction of the same
+transactional.id ends it as its own: then records that were done again would be there twice.
 
 Invariants:
-- Looked for after the fence: what is open then, no transaction will ever end in order.
+- Looked for after the fence, when nothing open will ever be ended in order; and by an owner once some seconds after its
+  last commit, which ends the session if so: nobody else would end it while no ticket comes.
 - Always aborted: a commit, though it was acknowledged, is taken back as a whole, and its records are done again.
 - Seen by the place that was to be committed: so what a crash left of a transaction that hadn't come to its place, and
   that the broker aborts in the same moment, is not found. It takes both at once.
 """
 
 import asyncio
+import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 from aiokafka import TopicPartition
@@ -36,9 +38,41 @@ from aiokafka.protocol.types import (
 from streams.runtime.delivery import Delivery
 from streams.runtime.group import RETRY_S, TRIES
 
+if TYPE_CHECKING:
+    from streams.runtime.partition import Partition
+
 log = structlog.get_logger()
 
 UNSTABLE_OFFSET_COMMIT = 88
+MARKERS_S = 5.0
+"""After so long a commit's markers are written, which takes milliseconds (a guess)."""
+
+
+class HangingError(KafkaError):  # type: ignore[misc]
+    """A commit that was acknowledged is still open."""
+
+
+async def watch(admin: AIOKafkaAdminClient, group: str, partitions: Mapping[TopicPartition, "Partition[Any]"]) -> None:
+    """Look at each of the partitions once after its last commit; for ever.
+
+    Raises: HangingError.
+    """
+    looked_at: dict[TopicPartition, float | None] = {}
+    while True:
+        await asyncio.sleep(MARKERS_S)
+        settled_s = time.monotonic() - MARKERS_S
+        quiet = {at: p.committed_s for at, p in partitions.items() if p.committed_s and p.committed_s < settled_s}
+        due = [at for at, committed_s in quiet.items() if looked_at.get(at) != committed_s]
+        try:
+            found = await hanging(admin, group, due)
+        except KafkaError:
+            # A broker that is away is asked again.
+            continue
+        for at in found:
+            # What has begun meanwhile is open by right, and ends the earlier one.
+            if at in partitions and partitions[at].committed_s == quiet[at]:
+                raise HangingError(f"the last transaction of {at.topic}/{at.partition} has not ended")
+        looked_at |= {at: quiet[at] for at in due}
 
 
 async def abort_hanging(

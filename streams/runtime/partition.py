@@ -100,6 +100,8 @@ class Partition(Generic[T]):
         self.in_flight = 0
         """Records that a handler has."""
         self.leaving = self.closed = False
+        self.committed_s: float | None = None
+        """When the last commit ended, by time.monotonic; None before the first, and while one is under way."""
         self.changed = asyncio.Event()
         """Set whenever something ended, for whoever waits for quiet."""
         self._committed = committed
@@ -166,6 +168,7 @@ class Partition(Generic[T]):
             self.changed.set()
 
     async def _commit(self) -> None:
+        self.committed_s = None
         taken = list(islice(self._finished, COMMIT_RECORDS))
         messages: list[Message] = []
         size_bytes = 0
@@ -176,6 +179,7 @@ class Partition(Generic[T]):
             if size_bytes >= COMMIT_BYTES:
                 del taken[count:]
         await timed_commit(self.stage.name, self.delivery, messages, self.offsets.commit_point())
+        self.committed_s = time.monotonic()
         for _ in taken:
             self._finished.popleft()
         report(self.stage.name, [settled for _, settled, _ in taken])

@@ -23,12 +23,11 @@ from msgspec import Struct
 
 from schemas.topics import BACKFILL, SEEN, outputs
 from streams.connection import connection
-from streams.runtime import gauges, group, seen
+from streams.runtime import gauges, group, hanging, seen
 from streams.runtime.closing import CLOSE_LIMIT_S, closed
 from streams.runtime.delivery import MAX_REQUEST_BYTES, Delivery, delivery
 from streams.runtime.dispatcher import Dispatcher
 from streams.runtime.group import InstanceTakenError
-from streams.runtime.hanging import abort_hanging
 from streams.runtime.offsets import CommitPoint
 from streams.runtime.partition import Partition
 from streams.runtime.seen import SeenTickets
@@ -99,12 +98,17 @@ class Session(Generic[T]):
         membership = asyncio.create_task(self._fetch(), name=f"{self.stage.name}-fetch")
         membership.add_done_callback(self._ended)
         ticking = asyncio.create_task(self.dispatcher.tick(), name=f"{self.stage.name}-tick")
+        watching = asyncio.create_task(
+            hanging.watch(self.admin, self.group, self.dispatcher.partitions), name=f"{self.stage.name}-hanging"
+        )
+        watching.add_done_callback(self._ended)
         try:
             await self._watch(stopping)
         finally:
             self.leaving = True
             membership.cancel()
             ticking.cancel()
+            watching.cancel()
             await self.drain(list(self.dispatcher.partitions.values()))
             await closed(self.consumer.stop)
             # After the consumer: an assignment that was being opened may still be asking.
@@ -171,7 +175,7 @@ class Session(Generic[T]):
             if self.leaving:
                 return
             its_outputs = outputs(self.stage.name, self.settings.topic_prefix)
-            await abort_hanging(self.admin, self.group, deliveries, its_outputs)
+            await hanging.abort_hanging(self.admin, self.group, deliveries, its_outputs)
             points = await group.starts(self.admin, self.consumer, self.group, list(deliveries))
             memories = self._memories(deliveries)
             await seen.load(self.settings, {self._memory_of(p): m for p, m in memories.items()})

@@ -14,16 +14,22 @@ from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import KafkaError
 
-from schemas.topics import EVENTS
+from schemas.codec import decode
+from schemas.events import Event
+from schemas.tickets import Ticket
+from schemas.topics import EVENTS, TICKETS, all_names
 from streams.local.embedded_kafka import EmbeddedKafka
 from streams.runtime import group
-from streams.runtime.delivery import ExactlyOnce, committed
+from streams.runtime.clock import utc_now
+from streams.runtime.delivery import ExactlyOnce
 from streams.runtime.hanging import abort_hanging, hanging
+from streams.runtime.loop import StageLoop
 from streams.runtime.messages import Message
 from streams.runtime.offsets import CommitPoint
+from streams.runtime.stage import Done, Record, Stage, singly
 from streams.settings import KafkaSettings
 from tests.cluster import Cluster, Node
-from tests.kafka import committed_records, until
+from tests.kafka import committed_records, until, write_tickets
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
 
@@ -82,7 +88,7 @@ async def world(cluster: Cluster) -> AsyncIterator[World]:
     await admin.create_topics(
         [
             NewTopic(prefix + name, -1, -1, replica_assignments={0: [broker.number]}, topic_configs=one_copy)
-            for name in ("tickets", "events")
+            for name in all_names()
         ]
     )
     yield World(cluster, broker, settings, f"{prefix}headgate-router", admin)
@@ -93,15 +99,14 @@ def output(text: str) -> Message:
     return Message(EVENTS, b"t1", text.encode(), (), partition=0)
 
 
-async def end_without_markers(world: World, delivery: ExactlyOnce, text: str) -> None:
-    """Commit while the partitions' only broker is away. The other brokers acknowledge it."""
-    producer: AIOKafkaProducer = delivery._producer
-    await producer.begin_transaction()
-    await producer.send_offsets_to_transaction({world.partition: committed(CommitPoint(1))}, world.group)
-    await producer.send_and_wait(world.outputs[0], text.encode(), key=b"t1", partition=0)
+commit_transaction = AIOKafkaProducer.commit_transaction
+
+
+async def end_without_markers(world: World, producer: AIOKafkaProducer) -> None:
+    """End the producer's transaction while the partitions' only broker is away. The others acknowledge it."""
     await asyncio.to_thread(world.broker.kill)
     await until(lambda: has_leader(world, False), limit_s=60.0)
-    await asyncio.wait_for(producer.commit_transaction(), 60.0)
+    await asyncio.wait_for(commit_transaction(producer), 60.0)
     await asyncio.to_thread(world.broker.start)
     await until(lambda: has_leader(world, True), limit_s=60.0)
 
@@ -118,10 +123,27 @@ async def has_leader(world: World, wanted: bool) -> bool:
         await admin.close()
 
 
-async def test_what_a_broker_has_ended_without_markers_is_there_once(world: World) -> None:
+@pytest.fixture
+def forgetful(world: World, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The next transaction ends without markers; says so."""
+    ended: list[str] = []
+
+    async def first_time(producer: AIOKafkaProducer) -> None:
+        if ended:
+            await commit_transaction(producer)
+        else:
+            ended.append("without markers")
+            await end_without_markers(world, producer)
+
+    monkeypatch.setattr(AIOKafkaProducer, "commit_transaction", first_time)
+    return ended
+
+
+async def test_what_a_broker_has_ended_without_markers_is_there_once(world: World, forgetful: list[str]) -> None:
     """The next owner finds the place where it was, does the record again, and readers see the second try alone."""
     first = await world.opened()
-    await end_without_markers(world, first, "first try")
+    await first.commit([output("first try")], CommitPoint(1))
+    assert forgetful
     second = await world.opened()
     assert await world.place() is None
     assert await hanging(world.admin, world.group, [world.partition]) == [world.partition]
@@ -133,3 +155,25 @@ async def test_what_a_broker_has_ended_without_markers_is_there_once(world: Worl
     assert await world.place() == CommitPoint(1)
     await first.close()
     await second.close()
+
+
+async def test_an_answer_does_not_stay_unseen_while_no_ticket_comes(world: World, forgetful: list[str]) -> None:
+    """Whoever has committed it looks some seconds later, takes it back, and does it again."""
+    tries: list[str] = []
+
+    async def handle(record: Record[Ticket]) -> Done:
+        tries.append(record.value.ticket_id)
+        key, event_id = record.value.ticket_id, f"router/{record.origin}"
+        event = Event(event_id=event_id, at=utc_now(), stage="router", outcome="routed", ticket_id=key)
+        return Done((), event)
+
+    stage = Stage("router", TICKETS, Ticket, singly(handle), batch_size=1)
+    loop = StageLoop(stage, world.settings)
+    running = asyncio.create_task(loop.run())
+    await write_tickets(world.settings.bootstrap_servers, world.settings.topic_prefix, ["t1"], partition=0)
+    events = await committed_records(world.settings.bootstrap_servers, world.outputs[0], 1, 90.0)
+    loop.stop()
+    await running
+    assert forgetful
+    assert [(record.key, decode(Event, record.value).outcome) for record in events] == [(b"t1", "routed")]
+    assert tries == ["t1", "t1"]
