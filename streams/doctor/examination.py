@@ -158,7 +158,8 @@ def show(findings: Sequence[Finding], out: Console) -> None:
             out.print(name + Text(f"{finding.subject}, {finding.name}"))
             out.print(Text(f"    {finding.fix}"), soft_wrap=True)
     wrong, warnings = count(findings, "wrong"), count(findings, "warning")
-    out.print(Text(f"{count(findings, 'ok')} ok, {warnings} warnings, {wrong} wrong"))
+    of_warnings = "1 warning" if warnings == 1 else f"{warnings} warnings"
+    out.print(Text(f"{count(findings, 'ok')} ok, {of_warnings}, {wrong} wrong"))
 
 
 def print_json(findings: Sequence[Finding]) -> None:

@@ -224,7 +224,7 @@ def test_the_report_fits_80_columns_and_ends_with_what_is_wrong(capsys: pytest.C
     show(FINDINGS, Console(width=80, soft_wrap=False))
     lines = capsys.readouterr().out.splitlines()
     assert [line for line in lines if len(line) > 80] == [f"    {FINDINGS[0].fix}"]
-    assert lines[-3:] == ["  wrong  Kafka, brokers", f"    {FINDINGS[0].fix}", "1 ok, 1 warnings, 1 wrong"]
+    assert lines[-3:] == ["  wrong  Kafka, brokers", f"    {FINDINGS[0].fix}", "1 ok, 1 warning, 1 wrong"]
     assert any("all there [red]" in line for line in lines)
 
 
