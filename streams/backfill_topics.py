@@ -17,10 +17,11 @@ from schemas.tickets import Ticket
 from schemas.topics import BACKFILL, EVENTS, TICKETS
 from streams.backfill_plan import Asked, Facts, Pass, Span, metadata, pass_of
 from streams.connection import connection
-from streams.exclusive import closed, patience_s, transaction
+from streams.exclusive import patience_s, transaction
 from streams.letters import RESERVED
 from streams.read import Reader, between, raw, reader
 from streams.runtime import group
+from streams.runtime.closing import closed
 from streams.runtime.headers import Replay, read_replay, replay_headers
 from streams.runtime.messages import Message
 from streams.runtime.stage import Origin
@@ -169,8 +170,8 @@ async def opened(settings: KafkaSettings, of: Asked) -> AsyncIterator[BackfillTo
             yield BackfillTopics(settings, of, live, slow, admin, committed, uncommitted, events)
     finally:
         await admin.close()
-        await closed(committed)
-        await closed(uncommitted)
+        await closed(committed.stop)
+        await closed(uncommitted.stop)
 
 
 def _ms(at: datetime) -> int:

@@ -20,7 +20,7 @@ from rich.text import Text
 
 from schemas.topics import DEAD_LETTERS
 from streams.connection import connection
-from streams.exclusive import closed, patience_s
+from streams.exclusive import patience_s
 from streams.letters import (
     UNITS_S,
     Contents,
@@ -35,6 +35,7 @@ from streams.letters import (
 )
 from streams.read import between
 from streams.runtime.clock import age_s
+from streams.runtime.closing import closed
 from streams.settings import KafkaSettings
 from streams.topics import TopicsError, show
 
@@ -153,5 +154,5 @@ async def opened(settings: KafkaSettings) -> AsyncIterator[DeadLetterTopic]:
         await uncommitted.start()
         yield DeadLetterTopic(name, partitions, committed, uncommitted, patience_s(settings))
     finally:
-        await closed(committed)
-        await closed(uncommitted)
+        await closed(committed.stop)
+        await closed(uncommitted.stop)

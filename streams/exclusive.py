@@ -7,17 +7,16 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
 from schemas.topics import DEAD_LETTERS, MIB
 from streams.connection import connection
+from streams.runtime.closing import CLOSE_LIMIT_S, closed
 from streams.settings import KafkaSettings
 
 SWEEP_S = 10.0
 """How often a broker looks for transactions that are past their timeout (its default)."""
-CLOSE_LIMIT_S = 5.0
-"""A client whose broker is gone may never finish closing."""
 
 
 def patience_s(settings: KafkaSettings) -> float:
@@ -45,7 +44,7 @@ async def exclusive_producer(settings: KafkaSettings, name: str) -> AsyncIterato
             await producer.start()
         yield producer
     finally:
-        await closed(producer)
+        await closed(producer.stop)
 
 
 @asynccontextmanager
@@ -62,15 +61,3 @@ async def transaction(producer: AIOKafkaProducer, limit_s: float) -> AsyncIterat
             async with asyncio.timeout(CLOSE_LIMIT_S):
                 await producer.abort_transaction()
         raise
-
-
-async def closed(client: AIOKafkaConsumer | AIOKafkaProducer) -> None:
-    """Close a client, within a limit. What it says on its way out changes nothing."""
-    # In a task of its own: of a client that has lost its broker the stop may end with a stray CancelledError, which
-    # here would read as our own cancellation.
-    stopping = asyncio.create_task(client.stop())
-    await asyncio.wait({stopping}, timeout=CLOSE_LIMIT_S)
-    stopping.cancel()
-    await asyncio.wait({stopping}, timeout=CLOSE_LIMIT_S)
-    if stopping.done() and not stopping.cancelled():
-        stopping.exception()  # else it is reported as never seen

@@ -15,6 +15,7 @@ from msgspec import Struct
 from schemas.codec import PoisonError, decode
 from schemas.topics import Topic
 from streams.connection import connection
+from streams.runtime.closing import closed
 from streams.settings import KafkaSettings
 from streams.topics import TopicsError, partition_counts
 
@@ -183,7 +184,7 @@ async def reader(
             await client.position(partition)
         yield Reader(client, named)
     finally:
-        await client.stop()
+        await closed(client.stop)
 
 
 async def _seek(client: AIOKafkaConsumer, partitions: Sequence[TopicPartition], since: datetime) -> None:

@@ -18,6 +18,7 @@ from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 
 from schemas.topics import Topic, all_names
 from streams.connection import connection
+from streams.runtime.closing import closed
 from streams.settings import KafkaSettings
 
 READY_LIMIT_S = 60.0
@@ -327,7 +328,7 @@ async def _records(settings: KafkaSettings, leaders: Mapping[str, tuple[int | No
             f"could not read offsets at {settings.bootstrap_servers}: {exc or type(exc).__name__}"
         ) from exc
     finally:
-        await consumer.stop()
+        await closed(consumer.stop)
     for partition in partitions:
         records[partition.topic] += ends[partition] - starts[partition]
     return records

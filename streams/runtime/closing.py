@@ -9,7 +9,8 @@ import structlog
 log = structlog.get_logger()
 
 CLOSE_LIMIT_S = 5.0
-"""A client whose broker is gone, or whose group is in a rebalance, may take long to close; past this nobody waits."""
+"""A client whose broker is gone, whose group is in a rebalance, or that was given other partitions a moment ago (then
+aiokafka's task may miss its cancellation) takes long to close, or for ever; past this nobody waits."""
 
 _late: set[asyncio.Task[None]] = set()
 """Clients that are still closing: asyncio itself keeps no hold of a task."""

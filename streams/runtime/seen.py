@@ -15,6 +15,7 @@ from schemas.codec import PoisonError, decode
 from schemas.seen import Seen
 from streams.connection import connection
 from streams.runtime.clock import moment
+from streams.runtime.closing import closed
 from streams.settings import KafkaSettings
 
 NO_OFFSET = -1
@@ -80,7 +81,7 @@ async def load(
             # A partition's end may be a transaction's marker, which no poll returns: the position passes it.
             left = {p for p in left if await consumer.position(p) < ends[p]}
     finally:
-        await consumer.stop()
+        await closed(consumer.stop)
 
 
 def _remember(seen: SeenTickets, key: bytes, value: bytes | None) -> None:

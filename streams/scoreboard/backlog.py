@@ -15,6 +15,7 @@ from aiokafka.errors import KafkaError
 from schemas.events import StageName
 from schemas.topics import INPUTS
 from streams.connection import connection
+from streams.runtime.closing import closed
 from streams.runtime.group import commit_points
 from streams.runtime.lanes import lane_of
 from streams.runtime.offsets import CommitPoint
@@ -104,11 +105,12 @@ async def read_backlog(kafka: KafkaSettings) -> BacklogView:
             counts = await partition_counts(kafka, topics.values())
             partitions = [TopicPartition(name, number) for name, count in counts.items() for number in range(count)]
             found = await _unfinished(admin, consumer, kafka.topic_prefix, partitions)
-            await _look(consumer, {p: part for p, part in found.items() if part.next < part.end})
+            if left := {p: part for p, part in found.items() if part.next < part.end}:
+                await _look(consumer, left)
     except (KafkaError, OSError) as exc:
         raise TopicsError(f"the backlog can't be read: {exc or type(exc).__name__}") from exc
     finally:
-        await asyncio.gather(admin.close(), consumer.stop())
+        await asyncio.gather(closed(admin.close), closed(consumer.stop))
     by_topic = {
         place: [part for partition, part in found.items() if partition.topic == name] for place, name in topics.items()
     }

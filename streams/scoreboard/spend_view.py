@@ -12,6 +12,7 @@ from schemas.codec import PoisonError, decode
 from schemas.spend import Limit, Pending, Period, SpendEntry, SpendSnapshot
 from schemas.topics import SPEND, SPEND_SNAPSHOTS
 from streams.connection import connection
+from streams.runtime.closing import closed
 from streams.scoreboard.views import LimitView, SpendView
 from streams.settings import KafkaSettings, Settings
 from streams.tier2 import spend_limits
@@ -93,7 +94,7 @@ async def _read_book(kafka: KafkaSettings) -> SpendBook:
     except (KafkaError, OSError) as exc:
         raise TopicsError(f"could not read {spend.topic}: {exc or type(exc).__name__}") from exc
     finally:
-        await consumer.stop()
+        await closed(consumer.stop)
 
 
 async def _records(

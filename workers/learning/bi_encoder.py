@@ -79,16 +79,7 @@ def teach(
         of_passages = torch.nn.Parameter(embedded(pieces([passage.text for passage in passages])))
     tickets = list(zip(pieces(texts), (index[name] for name in names), strict=True))
     steps = recipe.epochs * -(-len(tickets) // recipe.batch_size)
-    optimizer = torch.optim.AdamW(
-        [
-            {"params": [p for p in encoder.parameters() if p.requires_grad], "lr": recipe.encoder_rate},
-            {"params": [of_passages], "lr": recipe.passages_rate},
-        ],
-        weight_decay=0.01,
-    )
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: share_of_rate(step, steps, recipe.warmup_share)
-    )
+    optimizer, schedule = _descent(encoder, of_passages, recipe, steps)
     rng, started = random.Random(recipe.seed), time.monotonic()
     encoder.train()
     for epoch in range(1, recipe.epochs + 1):
@@ -109,3 +100,19 @@ def teach(
     encoder.save_pretrained(out)
     shutil.copyfile(source / "tokenizer.json", out / "tokenizer.json")
     return out
+
+
+def _descent(encoder: Any, of_passages: Any, recipe: Recipe, steps: int) -> tuple[Any, Any]:
+    """Optimizer and schedule: passages may move faster than the encoder."""
+    import torch
+
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": [p for p in encoder.parameters() if p.requires_grad], "lr": recipe.encoder_rate},
+            {"params": [of_passages], "lr": recipe.passages_rate},
+        ],
+        weight_decay=0.01,
+    )
+    return optimizer, torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: share_of_rate(step, steps, recipe.warmup_share)
+    )
