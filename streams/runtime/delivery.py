@@ -64,10 +64,6 @@ class Delivery(Protocol):
         Raises: KafkaError. The messages may or may not have arrived; a new owner's `start` settles it.
         """
 
-    async def abort_hanging(self, topics: Sequence[str]) -> None:
-        """Abort what an earlier transaction has left open, in all partitions of these topics and in the group; nobody
-        has a transaction under way. Raises: KafkaError."""
-
     async def close(self) -> None:
         """Disconnect."""
 
@@ -105,6 +101,8 @@ class ExactlyOnce:
             raise
 
     async def abort_hanging(self, topics: Sequence[str]) -> None:
+        """Abort what an earlier transaction has left open, in all partitions of these topics and in the group; none is
+        under way. Raises: KafkaError."""
         # An abort ends what is open in every partition that the transaction has touched, and touching takes a record.
         await self._producer.begin_transaction()
         await self._producer.send_offsets_to_transaction({self._partition: OffsetAndMetadata(0, "")}, self._group)
@@ -143,10 +141,6 @@ class AtLeastOnce:
         await _send(self._producer, self._prefix, [m for m in messages if m.topic is not SEEN])
         await _send(self._producer, self._prefix, [m for m in messages if m.topic is SEEN])
         await self._consumer.commit({self._partition: committed(point)})
-
-    async def abort_hanging(self, topics: Sequence[str]) -> None:
-        # Whoever asked for exactly-once before has left it: without a transaction nothing is taken back.
-        log.warning("transaction_left_open", partition=str(self._partition), consequence="some records may come twice")
 
     async def close(self) -> None:
         await self._producer.stop()

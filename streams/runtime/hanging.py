@@ -35,7 +35,7 @@ from aiokafka.protocol.types import (
     TaggedFields,
 )
 
-from streams.runtime.delivery import Delivery
+from streams.runtime.delivery import Delivery, ExactlyOnce
 from streams.runtime.group import RETRY_S, TRIES
 
 if TYPE_CHECKING:
@@ -61,7 +61,11 @@ async def watch(admin: AIOKafkaAdminClient, group: str, partitions: Mapping[Topi
     while True:
         await asyncio.sleep(MARKERS_S)
         settled_s = time.monotonic() - MARKERS_S
-        quiet = {at: p.committed_s for at, p in partitions.items() if p.committed_s and p.committed_s < settled_s}
+        quiet = {
+            at: p.committed_s
+            for at, p in partitions.items()
+            if p.committed_s and p.committed_s < settled_s and isinstance(p.delivery, ExactlyOnce)
+        }
         due = [at for at, committed_s in quiet.items() if looked_at.get(at) != committed_s]
         try:
             found = await hanging(admin, group, due)
@@ -83,7 +87,8 @@ async def abort_hanging(
 
     Raises: KafkaError.
     """
-    left = await hanging(admin, group, list(deliveries))
+    ours = {at: delivery for at, delivery in deliveries.items() if isinstance(delivery, ExactlyOnce)}
+    left = await hanging(admin, group, list(ours))
     for partition in left:
         log.warning(
             "transaction_hanging",
@@ -91,7 +96,7 @@ async def abort_hanging(
             cause="the broker has ended it without its markers",
             consequence="it is aborted, and its records are done again",
         )
-        await deliveries[partition].abort_hanging(outputs)
+        await ours[partition].abort_hanging(outputs)
     for _ in range(TRIES):
         if not left:
             return
