@@ -199,6 +199,7 @@ class OpenAIBatches(_Provider):
         try:
             made = await self._request("POST", "/v1/batches", content=orjson.dumps(asked), headers=headers)
         except (connection.NotSentError, wire.TurnedAwayError, wire.RejectedError):
+            # Left there, it goes when the provider's own time is over; why there is no batch counts more.
             with suppress(RetryableError, PermanentError):
                 await self._delete_file(file_id)
             raise
